@@ -1,0 +1,57 @@
+"""Where the parts of a decoder are, found by looking at the module tree and not at the model's name."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import nn
+from transformers import PreTrainedModel
+from transformers.pytorch_utils import Conv1D
+
+
+class ModelError(ValueError):
+    """A model or tokenizer that cannot be used as asked; the message names the remedy."""
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Module paths with `{}` for the layer: the decoder block, and the projection that ends its MLP."""
+
+    block: str
+    mlp_out: str
+
+
+def features(module: nn.Module) -> tuple[int, int] | None:
+    """(in, out) of a linear map, `None` for any other module; GPT-2's `Conv1D` stores its weight transposed."""
+    if isinstance(module, nn.Linear):
+        return module.in_features, module.out_features
+    if isinstance(module, Conv1D):
+        return module.weight.shape[0], module.weight.shape[1]
+    return None
+
+
+def resolve_layout(model: PreTrainedModel) -> Layout:
+    """Find the block list and each block's MLP output projection by their shapes.
+
+    Raises `ModelError` when not exactly one projection per block maps the MLP's inner width to the hidden width, as in
+    mixture-of-experts models; the paths can then be named by hand.
+    """
+    config = model.config.get_text_config(decoder=True)
+    hidden = config.hidden_size
+    inner = getattr(config, "intermediate_size", None) or getattr(config, "n_inner", None) or 4 * hidden
+    depth = config.num_hidden_layers
+    stacks = [n for n, m in model.named_modules() if isinstance(m, nn.ModuleList) and len(m) == depth]
+    found = [
+        (stack, name)
+        for stack in stacks
+        for name, module in model.get_submodule(f"{stack}.0").named_modules()
+        if features(module) == (inner, hidden)
+    ]
+    if len(found) != 1:
+        raise ModelError(
+            f"{type(model).__name__}: expected one {inner}->{hidden} projection per block, found {found}. "
+            "Name the paths in the config, e.g. layout: {block: 'model.layers.{}', "
+            "mlp_out: 'model.layers.{}.mlp.down_proj'}."
+        )
+    [(stack, mlp_out)] = found
+    return Layout(block=f"{stack}.{{}}", mlp_out=f"{stack}.{{}}.{mlp_out}")

@@ -1,0 +1,72 @@
+"""Load a model from a folder or a hub."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from lte.models.layout import Layout, ModelError
+from lte.models.lm import LM
+
+POCKET = "pocket"
+
+
+def load_model(
+    name: str | Path = POCKET,
+    device: str = "auto",
+    dtype: str = "auto",
+    adapter: str | Path | None = None,
+    layout: Layout | Mapping[str, str] | None = None,
+    revision: str | None = None,
+    chat: bool | None = None,
+) -> LM:
+    """The model `name`: "pocket" for the bundled one, a folder, or a hub id.
+
+    device   "auto" takes CUDA where there is one, else the CPU; or any torch device
+    dtype    "auto" is bfloat16 on CUDA and float32 on the CPU; or any torch dtype by name
+    adapter  folder of a LoRA adapter, loaded off under the name "lte"; the pocket model brings its own
+    """
+    folder = pocket_home() if str(name) == POCKET else Path(name)
+    if adapter is None and str(name) == POCKET and (folder / "adapter").is_dir():
+        adapter = folder / "adapter"
+    chosen = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device)
+    source = str(folder) if folder.is_dir() else str(name)
+    if folder.is_dir() and not any((folder / f).exists() for f in ("tokenizer.json", "tokenizer.model", "vocab.json")):
+        raise ModelError(f"{name}: holds no tokenizer; save it beside the weights: tokenizer.save_pretrained({name!s})")
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(source, revision=revision)
+        model = AutoModelForCausalLM.from_pretrained(source, dtype=_dtype(dtype, chosen), revision=revision)
+    except (OSError, ValueError) as error:
+        raise ModelError(
+            f"{name}: cannot be loaded: {str(error).splitlines()[0]} Wanted a folder with config.json, weights and "
+            "tokenizer, a hub id, or 'pocket'"
+        ) from error
+    lm = LM.of(model.to(chosen), tokenizer, _layout(layout), name=str(name), chat=chat)
+    if adapter is not None:
+        lm.load_adapter(adapter)
+    return lm
+
+
+def pocket_home() -> Path:
+    """The folder of the bundled model: inside an installed package, else in the checkout."""
+    package = Path(__file__).resolve().parents[1]
+    for folder in (package / "data" / "pocket", package.parent / "data" / "pocket"):
+        if (folder / "config.json").exists():
+            return folder
+    raise ModelError("the pocket model is not installed; `python -m lte.pocket` builds it into data/pocket")
+
+
+def _dtype(name: str, device: torch.device) -> torch.dtype:
+    if name == "auto":
+        return torch.bfloat16 if device.type == "cuda" else torch.float32
+    dtype = getattr(torch, name, None)
+    if not isinstance(dtype, torch.dtype):
+        raise ModelError(f"dtype {name!r}: no such dtype; use auto, float32, bfloat16 or float16")
+    return dtype
+
+
+def _layout(layout: Layout | Mapping[str, str] | None) -> Layout | None:
+    return layout if layout is None or isinstance(layout, Layout) else Layout(**layout)
