@@ -1,0 +1,53 @@
+# Set-up and the usual jobs. Needs python3 (>= 3.10) with venv, and make; the rest is installed into .venv.
+
+PYTHON ?= python3
+VENV   ?= .venv
+TORCH  ?= torch==2.13.0
+EXTRAS ?= align,serve,offline,dev
+BIN    := $(VENV)/bin
+READY  := $(VENV)/.ready
+
+# One thread for each process: kernels this small lose with two, and tests and servers share the cores.
+export OMP_NUM_THREADS ?= 1
+export TOKENIZERS_PARALLELISM ?= false
+
+.DEFAULT_GOAL := help
+.PHONY: help venv demo test lint bench clean
+
+help:  ## this list
+	@echo "usage: make TARGET [PYTHON=python3.12] [TORCH='torch==2.13.0 --index-url URL']"
+	@grep -E '^[a-z]+:.*##' Makefile | sed -E 's/:.*##[[:space:]]*/\t/' | awk -F'\t' '{ printf "  %-8s %s\n", $$1, $$2 }'
+	@echo "TORCH is what pip installs first: a build for your GPU, or for the CPU alone."
+
+venv: $(READY)  ## set up .venv (again only when pyproject.toml or constraints.txt changed)
+
+# torch goes first and alone, so that the choice of its build is not left to what depends on it.
+$(READY): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
+	  { echo "lte needs Python 3.10 or newer; '$(PYTHON)' is $$($(PYTHON) --version 2>&1 || echo missing)." \
+	         "Name another one: make PYTHON=python3.12 ..." >&2; exit 2; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || \
+	  { echo "'$(PYTHON)' cannot make a virtual environment; install its venv package (Debian: python3-venv)." >&2; exit 2; }
+	@echo "setting up $(VENV) (a few minutes, once)" >&2
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check $(TORCH)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[$(EXTRAS)]'
+	@touch $@
+
+demo: $(READY)  ## set up, then show the whole of it on the pocket model (3 minutes, offline)
+	@HF_HUB_OFFLINE=1 $(BIN)/lte demo
+
+lint: $(READY)  ## set up, then ruff and mypy
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+
+test: lint  ## set up, then ruff, mypy and the whole suite
+	@HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -q $(ARGS)
+
+bench: $(READY)  ## set up, then the timed tests alone
+	@HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -q --benchmark-enable --benchmark-only $(ARGS)
+
+clean:  ## remove .venv, caches and build products
+	@rm -rf $(VENV) dist build .mypy_cache .pytest_cache .ruff_cache .hypothesis .benchmarks
+	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
