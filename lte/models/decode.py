@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Generator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
 
 import torch
 
 if TYPE_CHECKING:
     from lte.models.lm import LM
+
+
+@dataclass(frozen=True)
+class Ending:
+    """Why a stream ended, and the tokens it read and made."""
+
+    finish: Literal["stop", "length"]
+    prompt_tokens: int
+    tokens: int
 
 
 def stop_ids(lm: LM) -> list[int]:
@@ -61,8 +71,8 @@ def sample(
     top_p: float,
     seed: int | None,
     stop: Sequence[str],
-) -> Iterator[str]:
-    """Pieces of text as they become certain; closing the iterator ends the computation.
+) -> Generator[str, None, Ending]:
+    """Pieces of text as they become certain; closing the iterator ends the computation, its return value is the end.
 
     A piece is held back while it ends in half a character or in what may become a stop string.
     """
@@ -72,18 +82,20 @@ def sample(
     cache = None
     made: list[int] = []
     sent = 0
+    finish: Literal["stop", "length"] = "length"
     for _ in range(max_new_tokens):
         out = lm.model(step, past_key_values=cache, use_cache=True)
         cache = out.past_key_values
         token = _pick(out.logits[0, -1].float(), temperature, top_p, generator)
         if token in ends:
+            finish = "stop"
             break
         made.append(token)
         step = torch.tensor([[token]], device=lm.device)
         text = lm.tokenizer.decode(made, skip_special_tokens=True)
         if cut := [at for s in stop if s and (at := text.find(s)) >= 0]:
             yield text[sent : min(cut)]
-            return
+            return Ending("stop", len(ids), len(made))
         ready = len(text) - _held(text, stop)
         if ready > sent:
             yield text[sent:ready]
@@ -91,6 +103,7 @@ def sample(
     text = lm.tokenizer.decode(made, skip_special_tokens=True) if made else ""
     if len(text) > sent:
         yield text[sent:]
+    return Ending(finish, len(ids), len(made))
 
 
 def _held(text: str, stop: Sequence[str]) -> int:

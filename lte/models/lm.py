@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from lte.models.adapter import Adapter, read_adapter
-from lte.models.decode import decode_greedy, sample
+from lte.models.decode import Ending, decode_greedy, sample
 from lte.models.layout import Layout, ModelError, features, resolve_layout
 from lte.models.tokens import Encoded, encode
 
@@ -183,14 +183,14 @@ class LM:
         seed: int | None = None,
         stop: Sequence[str] = (),
         raw: bool = False,
-    ) -> Iterator[str]:
+    ) -> Generator[str, None, Ending]:
         """Pieces of one answer as they are decoded; temperature 0 is greedy. No route acts here: the server has its own.
 
-        `raw=True` takes the query as the literal text to continue.
+        `raw=True` takes the query as the literal text to continue. The generator returns how the answer ended.
         """
         text = query if raw and isinstance(query, str) else self.render(query)
         [encoded] = encode(self.tokenizer, [text])
-        yield from sample(self, encoded.ids, max_new_tokens, temperature, top_p, seed, stop)
+        return (yield from sample(self, encoded.ids, max_new_tokens, temperature, top_p, seed, stop))
 
     def with_targets(self, texts: Sequence[str], targets: Sequence[str]) -> tuple[list[Encoded], list[tuple[int, int]]]:
         """Rendered texts with their targets behind them, tokenised whole, and the tokens each target covers.
