@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -45,7 +45,7 @@ def load(kind: type[C], path: str | Path | None = None, overrides: Sequence[str]
 def parse(kind: type[C], data: Mapping[str, Any], source: str) -> C:
     """`kind` from a mapping; `source` is what error messages call it."""
     try:
-        return kind(**data)
+        return kind.model_validate(dict(data))
     except ValidationError as error:
         raise ConfigError("\n".join(_explain(kind, source, e) for e in error.errors())) from error
 
@@ -74,7 +74,8 @@ def _explain(kind: type[BaseModel], source: str, error: Mapping[str, Any]) -> st
     location = [str(part) for part in error["loc"]]
     where = ".".join(location)
     if error["type"] != "extra_forbidden":
-        return f"{source}: {where}: {error['msg']} (got {error['input']!r})"
+        place = f"{source}: {where}" if where else source  # a check over several settings has no place of its own
+        return f"{place}: {error['msg']} (got {error['input']!r})"
     owner = _owner(kind, location[:-1])
     names = list(owner.model_fields)
     close = difflib.get_close_matches(location[-1], names, n=1)
@@ -86,6 +87,7 @@ def _owner(kind: type[BaseModel], path: Sequence[str]) -> type[BaseModel]:
     for name in path:
         field = kind.model_fields.get(name)
         inner = field.annotation if field else None
-        if isinstance(inner, type) and issubclass(inner, BaseModel):
-            kind = inner
+        for part in (inner, *get_args(inner)):  # `Sub | None` holds Sub
+            if isinstance(part, type) and issubclass(part, BaseModel):
+                kind = part
     return kind

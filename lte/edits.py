@@ -13,6 +13,7 @@ from typing import Any
 MAX_BYTES = 2048  # of one field of an edit
 CONTROL = re.compile(
     r"<\|[^|<>]{1,64}\|>"  # Llama-3, Qwen, GPT: <|eot_id|>, <|im_start|>, <|endoftext|>
+    r"|<｜[^｜<>]{1,64}｜>"  # DeepSeek, with full-width bars
     r"|</?s>|<(?:pad|unk|bos|eos)>|<(?:start|end)_of_turn>"  # Llama-2, Mistral, Gemma
     r"|\[/?INST\]|<</?SYS>>|\[/?(?:AVAILABLE_TOOLS|TOOL_CALLS|TOOL_RESULTS)\]"
     r"|\[Updated Information\]|\[Question\]|\[Query\]",  # our own marks, and those of published LTE
@@ -48,7 +49,8 @@ class Edit:
         for name in ("prompt", "target_new"):
             if not isinstance(getattr(self, name), str) or not getattr(self, name).strip():
                 raise EditError(f"{name}: empty; an edit needs the words before the answer and the answer itself")
-        object.__setattr__(self, "aliases", tuple(self.aliases))
+        if not isinstance(self.aliases, (list, tuple)):
+            raise EditError(f"aliases: expected a list of names, got {type(self.aliases).__name__} {self.aliases!r}")
         for name in ("prompt", "target_new", "subject", "target_true"):
             if getattr(self, name) is not None:
                 object.__setattr__(self, name, checked(name, getattr(self, name)))
@@ -160,7 +162,7 @@ def _rows(path: str | Path) -> Iterator[tuple[int, dict[str, Any]]]:
         text = Path(path).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise EditError(f"{path}: cannot be read ({error}); wanted a UTF-8 file of one JSON object a line") from error
-    for n, line in enumerate(text.splitlines(), 1):
+    for n, line in enumerate(text.split("\n"), 1):  # not splitlines: U+2028 inside a JSON string ends no line
         if line.strip():
             try:
                 row = json.loads(line)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+
+from lte.edits import CONTROL
 
 TEMPLATE_ID = "lte-1"  # written into every adapter; change it with every change of the words below
 HEADER = "[Updated Information]"
@@ -10,8 +12,12 @@ ASK = "[Question]"
 
 
 def statement(text: str) -> str:
-    """One edit as one line of the block: inner line breaks become spaces, an end mark is added where none stands."""
-    line = " ".join(text.split())
+    """One edit as one line of the block: inner line breaks become spaces, an end mark is added where none stands.
+
+    Control-token text loses its force to a blank. The memory refuses it at write, but a statement may come from
+    elsewhere, and joining lines can make a mark that was not there: "[Updated", "Information]".
+    """
+    line = CONTROL.sub(lambda found: f"{found[0][0]} {found[0][1:]}", " ".join(text.split()))
     return line if line.endswith((".", "!", "?")) else line + "."
 
 
