@@ -1,0 +1,195 @@
+"""Fine-tune a model on the parallel dataset with TRL, under DeepSpeed where it was started by its launcher."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field
+
+from lte.align.dataset import AlignError, DatasetConfig, Row, build, describe, refuse_leaks
+from lte.config import Config, load
+from lte.edits import read_cases
+from lte.models import LM, load_model
+from lte.models.adapter import MANIFEST
+from lte.prompt import TEMPLATE_ID
+
+log = logging.getLogger(__name__)
+
+
+class LoraSettings(Config):
+    """The shape of the adapter; the defaults reach every linear layer."""
+
+    r: int = Field(16, gt=0)
+    alpha: float = Field(32, gt=0)
+    dropout: float = Field(0.0, ge=0, lt=1)
+    targets: str | tuple[str, ...] = "all-linear"
+
+
+class TrainSettings(Config):
+    """Optimisation, in TRL's own terms."""
+
+    method: Literal["lora", "full"] = "lora"
+    epochs: float = Field(1.0, gt=0)
+    max_steps: int = -1  # -1: as many as the epochs have
+    batch_size: int = Field(16, gt=0)  # a device
+    accumulation: int = Field(1, gt=0)
+    learning_rate: float = Field(1e-4, gt=0)
+    warmup_steps: int = Field(20, ge=0)
+    max_length: int = Field(1024, gt=0)
+    bf16: bool = True
+    gradient_checkpointing: bool = False
+    save_steps: int = Field(100, gt=0)
+    lora: LoraSettings = LoraSettings()
+
+
+class AlignConfig(Config):
+    """One alignment run. `data` and `train` have defaults; the rest says which model learns from which cases."""
+
+    model: str = "pocket"
+    cases: str  # JSONL of cases (lte/edits.py)
+    held_out: tuple[str, ...] = ()  # case files whose subjects must not be trained on
+    output: str
+    work: str = ""  # checkpoints; beside the output by default
+    limit: int | None = None
+    seed: int = 0
+    deepspeed: str | None = None  # a DeepSpeed JSON, used when the DeepSpeed launcher started us
+    data: DatasetConfig = DatasetConfig()
+    train: TrainSettings = TrainSettings()
+
+
+def main(
+    config: str | Path,
+    overrides: list[str] | tuple[str, ...] = (),
+    preview: int = 0,
+    dry_run: bool = False,
+    resume: str = "auto",
+) -> dict[str, Any]:
+    """Align as the config file says; what was made comes back (the manifest, or the dataset's figures on a dry run).
+
+    preview  how many rendered samples to return under "samples", with the learned part in ⟦brackets⟧; nothing is trained
+    dry_run  build the dataset and check everything, train nothing
+    resume   "auto" takes up the last checkpoint, "none" starts over, a path names a checkpoint
+    """
+    settings = load(AlignConfig, config, overrides)
+    cases = read_cases(settings.cases)[: settings.limit]
+    for path in settings.held_out:
+        refuse_leaks(cases, read_cases(path))
+    lm = load_model(settings.model, device="auto" if _accelerated() else "cpu", dtype="float32")
+    rows = build(cases, lm, settings.data)
+    figures = describe(rows)
+    log.info("%s: %s", settings.cases, figures)
+    if preview or dry_run:
+        return {**figures, "samples": [shown(lm, row) for row in rows[:preview]]}
+    return train(lm, rows, settings, resume, figures)
+
+
+def shown(lm: LM, row: Row) -> str:
+    """A row as the trainer sees it: the whole text, with the tokens that carry loss in ⟦ ⟧."""
+    text = lm.render(row.prompt)
+    return f"{row.role}\n{text}⟦{row.answer}{lm.tokenizer.eos_token}⟧"
+
+
+def train(lm: LM, rows: list[Row], settings: AlignConfig, resume: str, figures: dict[str, Any]) -> dict[str, Any]:
+    """Train, save the adapter (or the whole model) and its manifest into `settings.output`; the manifest comes back."""
+    from datasets import Dataset
+    from peft import LoraConfig
+    from trl import SFTConfig, SFTTrainer
+
+    if not lm.tokenizer.chat_template:
+        raise AlignError(f"{settings.model}: its tokenizer has no chat template; align an instruct model, or set one")
+    base_hash = lm.weight_hash()
+    t = settings.train
+    work = Path(settings.work or f"{settings.output}.work")
+    launched = "LOCAL_RANK" in os.environ
+    arguments = SFTConfig(
+        output_dir=str(work),
+        use_cpu=not _accelerated(),
+        bf16=t.bf16,
+        num_train_epochs=t.epochs,
+        max_steps=t.max_steps,
+        per_device_train_batch_size=t.batch_size,
+        gradient_accumulation_steps=t.accumulation,
+        learning_rate=t.learning_rate,
+        lr_scheduler_type="cosine",
+        warmup_steps=t.warmup_steps,
+        optim="adamw_torch",
+        max_length=t.max_length,
+        completion_only_loss=True,
+        packing=False,
+        activation_checkpointing=t.gradient_checkpointing,
+        dataloader_pin_memory=_accelerated(),
+        logging_steps=10,
+        save_steps=t.save_steps,
+        save_total_limit=2,
+        report_to="none",
+        seed=settings.seed,
+        data_seed=settings.seed,
+        deepspeed=settings.deepspeed if launched else None,
+    )
+    lora = LoraConfig(
+        r=t.lora.r,
+        lora_alpha=t.lora.alpha,
+        lora_dropout=t.lora.dropout,
+        target_modules=t.lora.targets if isinstance(t.lora.targets, str) else list(t.lora.targets),
+        task_type="CAUSAL_LM",
+    )
+    trainer = SFTTrainer(
+        model=lm.model,
+        args=arguments,
+        train_dataset=Dataset.from_list([_conversation(row) for row in rows]),
+        processing_class=lm.tokenizer,
+        peft_config=lora if t.method == "lora" else None,
+    )
+    refuse_empty_loss(trainer)
+    trainer.train(resume_from_checkpoint=_checkpoint(work, resume))
+    trainer.save_model(settings.output)
+    manifest = {
+        "template": TEMPLATE_ID,
+        "base": settings.model,
+        "base_sha256": base_hash,
+        "data": figures,
+        "seed": settings.seed,
+        "settings": settings.model_dump(mode="json"),
+        "versions": {name: version(name) for name in ("torch", "transformers", "trl", "peft", "deepspeed")},
+    }
+    if trainer.is_world_process_zero():
+        (Path(settings.output) / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
+        (work / "log.jsonl").write_text("".join(json.dumps(r) + "\n" for r in trainer.state.log_history))
+    return manifest
+
+
+def refuse_empty_loss(trainer: Any) -> None:
+    """Raise `AlignError` when a batch has no token to learn: a template that hides the answer trains nothing, quietly."""
+    batch = next(iter(trainer.get_train_dataloader()))
+    if not (batch["labels"] != -100).any():
+        raise AlignError("no token of the first batch carries loss; is max_length shorter than the prompts?")
+
+
+def _conversation(row: Row) -> dict[str, Any]:
+    return {
+        "prompt": [{"role": "user", "content": row.prompt}],
+        "completion": [{"role": "assistant", "content": row.answer}],
+    }
+
+
+def _accelerated() -> bool:
+    import torch
+
+    return torch.cuda.is_available()
+
+
+def _checkpoint(work: Path, resume: str) -> str | None:
+    if resume == "none":
+        return None
+    if resume != "auto":
+        if not Path(resume).is_dir():
+            raise AlignError(f"--resume {resume}: no such checkpoint folder; use auto, none or a checkpoint-N folder")
+        return resume
+    done = sorted(work.glob("checkpoint-*"), key=lambda p: int(p.name.rpartition("-")[2]))
+    whole = [p for p in done if (p / "trainer_state.json").exists()]  # a kill while saving leaves a part
+    return str(whole[-1]) if whole else None

@@ -1,0 +1,77 @@
+"""Cases about known facts, in our own wording: to align on, and, with phrasings never trained on, to evaluate on."""
+
+from __future__ import annotations
+
+import random
+from collections import defaultdict
+from collections.abc import Sequence
+
+from lte.edits import Case, Edit, Probe
+from lte.pocket.facts import Fact, relations
+
+
+def build_cases(facts: Sequence[Fact], split: str, seed: int, held_out: bool) -> list[Case]:
+    """A case for each fact of `split`: another object of the relation becomes the new answer.
+
+    held_out=False  (alignment) the edit and its rephrasings in trained phrasings, drawn anew for each case
+    held_out=True   (evaluation) the edit in the relation's first phrasing, its rephrasings in those never trained on
+
+    Locality asks, by aspect: `same_relation`, another subject (with the same object where there is one, as CounterFact's
+    neighbours); `same_subject`, another relation of the subject; `unrelated`, another fact of another relation.
+    """
+    chosen = [f for f in facts if f.split == split]
+    by_relation: dict[str, list[Fact]] = defaultdict(list)
+    by_subject: dict[str, list[Fact]] = defaultdict(list)
+    for fact in chosen:
+        by_relation[fact.relation].append(fact)
+        by_subject[fact.subject].append(fact)
+    objects = {r: sorted({f.object for f in facts if f.relation == r}) for r in relations()}
+    cases = []
+    for fact in chosen:
+        rng = random.Random(f"{seed}/{split}/{fact.subject}/{fact.relation}")
+        relation = relations()[fact.relation]
+        others = [o for o in objects[fact.relation] if o.casefold() != fact.object.casefold()]
+        if not others:
+            continue
+        phrasings = list(relation.held_out_probes if held_out else relation.probes)
+        asked = relation.clozes[0] if held_out else phrasings.pop(rng.randrange(len(phrasings)))
+        rephrased = phrasings if held_out else rng.sample(phrasings, 3)
+        edit = Edit(asked.format(s=fact.subject), rng.choice(others), fact.subject, fact.object)
+        same = [f for f in by_relation[fact.relation] if f.subject != fact.subject]
+        neighbours = [f for f in same if f.object == fact.object and f.object != edit.target_new] or same
+        elsewhere = [f for f in rng.choices(chosen, k=8) if f.relation != fact.relation and f.subject != fact.subject]
+        locality = [
+            *(_ask(f, "same_relation", rng, held_out) for f in rng.sample(neighbours, min(2, len(neighbours)))),
+            *_other_relations(fact, by_subject[fact.subject], rng, held_out),
+            *(_ask(f, "unrelated", rng, held_out) for f in elsewhere[:1]),
+        ]
+        cases.append(
+            Case(
+                id=f"{fact.relation}-{len(cases):05d}",
+                edit=edit,
+                generalization=tuple(Probe(p.format(s=fact.subject), (edit.target_new,)) for p in rephrased),
+                locality=tuple(locality),
+                tags={"relation": fact.relation},
+            )
+        )
+    return cases
+
+
+def _ask(fact: Fact, aspect: str, rng: random.Random, held_out: bool) -> Probe:
+    relation = relations()[fact.relation]
+    phrasing = rng.choice(relation.held_out_probes if held_out else relation.probes)
+    return Probe(phrasing.format(s=fact.subject), (fact.object,), aspect)
+
+
+def _other_relations(fact: Fact, known: Sequence[Fact], rng: random.Random, held_out: bool) -> list[Probe]:
+    """Questions about the subject that the edit does not answer: a known fact if there is one, else one of its kind."""
+    other = [f for f in known if f.relation != fact.relation]
+    if other:
+        return [_ask(rng.choice(other), "same_subject", rng, held_out)]
+    mine = relations()[fact.relation]
+    taken = {"P103", "P1412", "P364", "P37"} if mine.id in ("P103", "P1412", "P364", "P37") else {mine.id}
+    taken |= {"P30", "P17", "P131"} if mine.id in ("P30", "P17", "P131") else set()
+    kin = [r for r in relations().values() if r.about == mine.about and r.id not in taken]
+    relation = rng.choice(kin)
+    phrasing = rng.choice(relation.held_out_probes if held_out else relation.probes)
+    return [Probe(phrasing.format(s=fact.subject), (), "same_subject")]
