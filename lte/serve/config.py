@@ -1,0 +1,40 @@
+"""Settings of the server."""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from lte.config import Config
+from lte.memory import MemoryConfig
+
+
+class Limits(Config):
+    """What one request may ask for; beyond it the answer is 400, 413 or 429."""
+
+    body_bytes: int = Field(1 << 20, gt=0)  # of a request's body
+    n: int = Field(8, gt=0)  # answers to one prompt
+    prompts: int = Field(16, gt=0)  # prompts of one call to /v1/completions
+    max_tokens: int = Field(1024, gt=0)  # the most a request may ask for
+    default_tokens: int = Field(256, gt=0)  # where a request says nothing
+    batch: int = Field(1000, gt=0)  # edits written in one call, and listed on one page
+    waiting: int = Field(64, gt=0)  # answers in work or in the queue before 429
+
+
+class ServeConfig(Config):
+    """`lte serve`: which model, which memory, where to listen."""
+
+    model: str = "pocket"  # "pocket", a folder, or a hub id
+    name: str | None = None  # as clients call it; the model's own name where none is given
+    device: str = "auto"
+    dtype: str = "auto"
+    adapter: str | None = "lte"  # acts when an edit is in play; null: edits in the prompt of the unaligned model
+    adapter_path: str | None = None  # folder of that adapter; the pocket model brings its own
+    memory: str = "memory.db"  # ":memory:" forgets when the server stops
+    recall: MemoryConfig = MemoryConfig()  # encoder and thresholds of the memory
+    namespace: str = Field("default", min_length=1)  # where a request names none
+    k: int = Field(3, gt=0, le=32)  # edits put in front of one question at most
+    temperature: float = Field(0.0, ge=0, le=2)  # where a request names none: greedy, a fact is not drawn by lot
+    host: str = "127.0.0.1"
+    port: int = Field(8000, ge=0, le=65535)  # 0: any free one
+    drain_seconds: int = Field(30, ge=0)  # on SIGTERM, for answers under way
+    limits: Limits = Limits()

@@ -1,0 +1,174 @@
+"""What goes over the wire: OpenAI's requests and responses, and the edits' own.
+
+Fields of a completion request that are not named here are tolerated, as OpenAI's clients grow new ones; fields of an
+edit are not, as a misspelt one would be a fact half stated.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Discriminator, Field, Tag
+
+Text = Annotated[str, Field(min_length=1)]
+
+
+def _unicode(text: str) -> str:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise ValueError("holds half a surrogate pair, which no tokenizer can read; remove it") from None
+    return text
+
+
+Words = Annotated[str, AfterValidator(_unicode)]  # what the model is to read
+
+
+# --- completions in -------------------------------------------------------------------------------------------------
+
+
+class In(BaseModel):
+    """A request, or a part of one: types as they are sent, nothing converted."""
+
+    model_config = ConfigDict(strict=True, extra="allow", frozen=True)
+
+
+class Part(In):
+    """One part of a message's content."""
+
+    type: str
+    text: Words | None = None
+
+
+class ChatMessage(In):
+    """One turn; the fields not named here go to the engine with it."""
+
+    role: Literal["system", "developer", "user", "assistant", "tool", "function"]
+    content: Words | list[Part] | None = None
+
+
+class StreamOptions(In):
+    """How a stream ends."""
+
+    include_usage: bool | None = None
+
+
+class Extension(In):
+    """What `extra_body={"lte": {...}}` may ask for."""
+
+    namespace: Text | None = None
+
+
+class Ask(In):
+    """What chat and text completions have in common."""
+
+    model: str
+    max_tokens: Annotated[int, Field(ge=1)] | None = None
+    temperature: Annotated[float, Field(ge=0, le=2)] | None = None
+    top_p: Annotated[float, Field(gt=0, le=1)] | None = None
+    seed: Annotated[int, Field(ge=-(2**63), lt=2**63)] | None = None
+    stop: str | Annotated[list[str], Field(max_length=16)] | None = None
+    n: Annotated[int, Field(ge=1)] | None = None
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+    lte: Extension | None = None
+
+    @property
+    def stops(self) -> tuple[str, ...]:
+        """The strings that end an answer."""
+        return tuple(s for s in ([self.stop] if isinstance(self.stop, str) else self.stop or ()) if s)
+
+    @property
+    def wants_usage(self) -> bool:
+        """Whether a stream is to end with its token counts."""
+        return bool(self.stream_options and self.stream_options.include_usage)
+
+
+class ChatRequest(Ask):
+    """POST /v1/chat/completions."""
+
+    messages: Annotated[list[ChatMessage], Field(min_length=1)]
+    max_completion_tokens: Annotated[int, Field(ge=1)] | None = None
+
+
+class TextRequest(Ask):
+    """POST /v1/completions."""
+
+    prompt: Words | Annotated[list[Words], Field(min_length=1)]
+
+
+# --- completions out ------------------------------------------------------------------------------------------------
+
+
+class Usage(BaseModel):
+    """Tokens as the model counted them."""
+
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    total_tokens: int = 0
+
+
+class Envelope(BaseModel):
+    """The outside of a completion, and of every chunk of a stream."""
+
+    id: str
+    object: str
+    created: int = Field(default_factory=lambda: int(time.time()))
+    model: str
+
+
+class ModelCard(BaseModel):
+    """A model that can be asked."""
+
+    id: str
+    object: Literal["model"] = "model"
+    created: int
+    owned_by: str = "lte"
+
+
+def event(data: Any) -> bytes:
+    """One server-sent event."""
+    return b"data: " + json.dumps(data, ensure_ascii=False, separators=(",", ":")).encode() + b"\n\n"
+
+
+DONE = b"data: [DONE]\n\n"
+
+
+# --- edits ----------------------------------------------------------------------------------------------------------
+
+
+class EditIn(BaseModel):
+    """An edit as a client states it; PUT takes the same."""
+
+    model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
+
+    prompt: str
+    target_new: str
+    subject: str = ""
+    target_true: str | None = None
+    aliases: list[str] = []
+
+
+class NewEdit(EditIn):
+    """POST /v1/edits with one edit."""
+
+    namespace: Text | None = None
+
+
+class NewEdits(BaseModel):
+    """POST /v1/edits with several: all are written or none is."""
+
+    model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
+
+    edits: Annotated[list[EditIn], Field(min_length=1)]
+    namespace: Text | None = None
+
+
+def _which(body: Any) -> str:
+    several = "edits" in body if isinstance(body, dict) else isinstance(body, NewEdits)
+    return "many" if several else "one"
+
+
+OneOrMany = Annotated[Annotated[NewEdit, Tag("one")] | Annotated[NewEdits, Tag("many")], Discriminator(_which)]
