@@ -94,7 +94,8 @@ def test_an_unknown_inner_setting_is_answered_by_its_owner(outer: str) -> None:
     with pytest.raises(ConfigError) as error:
         load(Training, overrides=[f"{outer}.learningrate=1"])
     assert str(error.value) == (
-        f"--set: {outer}.learningrate: no such setting; Optimiser has learning_rate, betas. Did you mean 'learning_rate'?"
+        f"--set: {outer}.learningrate: no such setting; Optimiser has learning_rate, betas. "
+        "Did you mean 'learning_rate'?"
     )
 
 
