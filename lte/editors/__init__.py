@@ -1,0 +1,70 @@
+"""Change a model, reversibly: one file per method, one line per method below."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pydantic import ConfigDict
+
+from lte.config import Config, ConfigError, load, parse
+
+if TYPE_CHECKING:
+    from lte.editors.base import Editor
+
+__all__ = ["EDITORS", "Entry", "editor", "editor_from"]
+
+
+@dataclass(frozen=True)
+class Entry:
+    """Where an editor and its settings are; imported when it is first made, so that listing them needs no torch."""
+
+    module: str
+    editor: str
+    config: str
+
+    def load(self) -> tuple[type[Editor], type[Config]]:
+        """The editor's class and that of its settings."""
+        module = import_module(self.module)
+        return getattr(module, self.editor), getattr(module, self.config)
+
+
+EDITORS: dict[str, Entry] = {
+    "lte": Entry("lte.editors.in_context", "LTE", "LTEConfig"),
+    "ice": Entry("lte.editors.in_context", "ICE", "ICEConfig"),
+    "ft": Entry("lte.editors.finetune", "FineTune", "FineTuneConfig"),
+    "rome": Entry("lte.editors.rome", "Rome", "RomeConfig"),
+}
+
+
+def editor(
+    name: str, config: Config | Mapping[str, Any] | str | Path | None = None, overrides: Sequence[str] = (), **parts: Any
+) -> Editor:
+    """The editor `name` with its settings: a settings object, a mapping, a YAML file, or `None` for the defaults.
+
+    parts  what the editor's class takes besides its settings: `texts` for rome, `memory` for lte and ice
+    """
+    if name not in EDITORS:
+        raise ConfigError(f"editor {name!r}: no such editor; there are {', '.join(EDITORS)}")
+    kind, settings = EDITORS[name].load()
+    if isinstance(config, Mapping):
+        config = parse(settings, config, f"settings of {name}")
+    elif not isinstance(config, Config):
+        config = load(settings, config, overrides)
+    elif not isinstance(config, settings):
+        raise ConfigError(f"editor {name!r}: takes a {settings.__name__}, not a {type(config).__name__}")
+    return kind(config, **parts)
+
+
+def editor_from(path: str | Path, overrides: Sequence[str] = (), **parts: Any) -> Editor:
+    """The editor that a YAML file names under `editor`, with the settings it holds."""
+    return editor(load(_Named, path).editor, path, overrides, **parts)
+
+
+class _Named(Config):
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    editor: str

@@ -1,0 +1,121 @@
+"""What an editor is, the handle that takes its change back, and how a weight is changed without losing a bit."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import ExitStack
+from types import TracebackType
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from lte.edits import Edit
+from lte.models import LM
+
+
+class EditorError(ValueError):
+    """Edits that an editor cannot apply, or a model it cannot apply them to; nothing was changed."""
+
+
+class HandleError(RuntimeError):
+    """A change that cannot be taken back now; the message says which to take back first."""
+
+
+class Editor(Protocol):
+    """Changes a model so that it answers by the edits; `config` holds the settings it does so with."""
+
+    name: str
+
+    @property
+    def config(self) -> Any:
+        """The settings, frozen."""
+
+    def apply(self, lm: LM, edits: Sequence[Edit]) -> Handle:
+        """Put the edits in force, all of them or none; the handle takes them out again."""
+
+
+class Handle:
+    """Edits in force on a model until `undo`, which restores every bit; also a context manager.
+
+    Handles of one model are a stack: each keeps what stood before it, so the newest goes first.
+
+    edits    those in force, with ids where a memory gave them
+    touched  names of the parameters that were changed; none for editors that work in the prompt
+    """
+
+    def __init__(
+        self, lm: LM, editor: str, edits: Sequence[Edit], undo: ExitStack, touched: Sequence[str] = ()
+    ) -> None:
+        self.editor, self.edits, self.touched = editor, tuple(edits), tuple(touched)
+        self._lm, self._undo = lm, undo
+        lm.handles.append(self)
+
+    @property
+    def active(self) -> bool:
+        """Whether the edits are in force."""
+        return any(h is self for h in self._lm.handles)
+
+    def undo(self) -> None:
+        """Take the edits out of force; every weight, hook and route is again what it was."""
+        handles = self._lm.handles
+        if not self.active:
+            raise HandleError(f"{self!r} was undone before; a change is taken back once")
+        if handles[-1] is not self:
+            raise HandleError(f"{self!r} lies under {handles[-1]!r}, which builds on it; undo that one first")
+        try:
+            self._undo.close()
+        finally:
+            handles.pop()
+
+    def __enter__(self) -> Handle:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        if self.active:
+            self.undo()
+
+    def __repr__(self) -> str:
+        first = f", first {self.edits[0].statement!r}" if self.edits else ""
+        return f"<{self.editor}: {len(self.edits)} edits{first}>"
+
+
+class Rewrite:
+    """A weight under change, (out, in): sums in float64, every write rounded once, what stood before kept whole.
+
+    A bfloat16 weight would lose each change below half its last bit if changes were added to it one by one.
+    """
+
+    def __init__(self, weight: Tensor) -> None:
+        self.weight = weight
+        self.before = weight.detach().clone()  # kept whole: subtracting the change again would leave rounding error
+        self.exact = weight.detach().double()
+        if self.exact is weight:
+            self.exact = weight.detach().clone()
+
+    @torch.no_grad()
+    def add_(self, delta: Tensor) -> None:
+        """Add `delta` to all that was added before and write the sum."""
+        if not torch.isfinite(delta).all():
+            raise EditorError("the change to the weight is not finite; lower the learning rate or the clamp")
+        self.exact += delta
+        self.weight.copy_(self.exact)
+
+    @torch.no_grad()
+    def restore_(self) -> None:
+        """Put back every bit that stood when this was made."""
+        self.weight.copy_(self.before)
+
+
+def checked(editor: str, edits: Sequence[Edit], subject: bool = False) -> list[Edit]:
+    """The edits as a list, or an `EditorError`: none at all, or one without the subject that the method works on."""
+    edits = list(edits)
+    if not edits:
+        raise EditorError(f"{editor}: no edits were given; give at least one")
+    for edit in edits if subject else ():
+        if not edit.subject.strip():
+            raise EditorError(
+                f"{editor}: the edit {edit.statement!r} names no subject; the fact is written where its subject is "
+                "read: set subject to the words of the prompt that name it"
+            )
+    return edits

@@ -1,0 +1,98 @@
+"""The value that makes a model say an edit's answer: gradient descent on one vector per edit, many edits a forward."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from lte.config import Config
+from lte.editors.activations import Seen, logits_from
+from lte.editors.base import EditorError
+from lte.editors.contexts import Row, answer_loss
+from lte.models import LM
+
+
+class ValueConfig(Config):
+    """How the value is sought; the numbers are those of the ROME authors."""
+
+    v_steps: int = Field(20, gt=0)  # forwards at most; the last takes no step
+    v_lr: float = Field(0.5, gt=0)  # of Adam
+    v_decay: float = Field(1e-3, ge=0)  # weight of ‖δ‖/‖v₀‖²
+    kl_weight: float = Field(0.0625, ge=0)  # keeps "{subject} is a" where it was
+    clamp: float = Field(4.0, gt=0)  # ‖δ‖ is at most this times ‖v₀‖
+    stop_loss: float = Field(0.05, ge=0)  # an edit is done below it, once every answer token is argmax
+
+
+def value_changes(lm: LM, layer: int, rows: Sequence[Row], seen: Seen, config: ValueConfig) -> Tensor:
+    """δ of each edit, (edits, d) in float32: added to the MLP's output at the subject, it yields the answer.
+
+    Meng et al., arXiv:2202.05262, Eq. 4:  mean over contexts of −log p(answer) + KL("{subject} is a") + decay
+
+    rows  of all edits: `answer_rows`, an edit's bare prompt first, and `drift_rows`
+    seen  the forward of those rows; only the blocks from `layer` up run again
+
+    An edit that is done leaves the batch, so the others' forwards get cheaper. Only δ has a gradient.
+    """
+    count = 1 + max(row.edit for row in rows)
+    bare = [next(i for i, row in enumerate(rows) if row.edit == e and row.asks) for e in range(count)]
+    first = torch.stack([seen.outputs[i, rows[i].subject] for i in bare]).float()
+    size = torch.linalg.vector_norm(first, dim=1)
+    delta = torch.zeros_like(first, requires_grad=True)
+    optimiser = torch.optim.Adam([delta], lr=config.v_lr)
+    found = torch.zeros_like(first)
+    taken_for: dict[int, Tensor] = {}  # by row: log p of "{subject} is a" before any change, seen at step 0
+    alive = list(range(count))
+    for step in range(config.v_steps):
+        here = [i for i, row in enumerate(rows) if row.edit in alive]
+        logits = _logits(lm, layer, [rows[i] for i in here], seen.only(here), delta)
+        loss, hit = _loss(rows, here, logits, taken_for, alive, config)
+        loss = loss + config.v_decay * (torch.linalg.vector_norm(delta[alive], dim=1) / size[alive] ** 2).to(loss.device)
+        if not torch.isfinite(loss).all():
+            raise EditorError(f"the search for a value diverged at step {step}; lower v_lr (now {config.v_lr})")
+        found[alive] = delta.detach()[alive]
+        going = ~((loss < config.stop_loss) & hit)
+        if step == config.v_steps - 1 or not going.any():
+            break
+        [delta.grad] = torch.autograd.grad(loss[going].sum(), [delta])
+        optimiser.step()
+        with torch.no_grad():
+            norm = torch.linalg.vector_norm(delta, dim=1).clamp(min=1e-12)
+            delta *= (config.clamp * size / norm).clamp(max=1)[:, None]
+        alive = [e for e, more in zip(alive, going.tolist()) if more]
+    return found
+
+
+def _logits(lm: LM, layer: int, rows: Sequence[Row], seen: Seen, delta: Tensor) -> Tensor:
+    """Logits at the rows' places with each edit's δ added at its subject."""
+    index = torch.arange(len(rows), device=delta.device)
+    subject = torch.tensor([row.subject for row in rows], device=delta.device)
+    owner = torch.tensor([row.edit for row in rows], device=delta.device)
+
+    def add(key: Tensor, out: Tensor) -> Tensor:
+        return out.index_put((index, subject), delta[owner].to(out.dtype), accumulate=True)
+
+    return logits_from(lm, layer, seen, [row.places for row in rows], add)
+
+
+def _loss(
+    rows: Sequence[Row], here: Sequence[int], logits: Tensor, taken_for: dict[int, Tensor], edits: Sequence[int],
+    config: ValueConfig,
+) -> tuple[Tensor, Tensor]:
+    """(loss without decay, whether every answer token is argmax in every context) of each of `edits`."""
+    parts = dict(zip(here, logits.split([len(rows[i].places) for i in here])))
+    asked = [i for i in here if rows[i].asks]
+    nll, right = answer_loss([rows[i] for i in asked], torch.cat([parts[i] for i in asked]))
+    losses, hits = [], []
+    for e in edits:
+        mine = [j for j, i in enumerate(asked) if rows[i].edit == e]
+        loss = nll[mine].mean()
+        for i in (i for i in here if rows[i].edit == e and not rows[i].asks):
+            after = parts[i].float().log_softmax(-1)
+            before = taken_for.setdefault(i, after.detach())
+            loss = loss + config.kl_weight * (before.exp() * (before - after)).sum()
+        losses.append(loss)
+        hits.append(right[mine].all())
+    return torch.stack(losses), torch.stack(hits)
