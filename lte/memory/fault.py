@@ -1,0 +1,7 @@
+"""The one error of the memory."""
+
+from __future__ import annotations
+
+
+class MemoryFault(RuntimeError):
+    """Something the memory cannot do; the message says what came, what was wanted and how to mend it."""
