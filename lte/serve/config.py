@@ -2,10 +2,22 @@
 
 from __future__ import annotations
 
-from pydantic import Field
+from typing import Annotated
+
+from pydantic import AfterValidator, Field
 
 from lte.config import Config
+from lte.edits import checked
 from lte.memory import MemoryConfig
+
+
+def _named(namespace: str) -> str:
+    if not namespace.strip():
+        raise ValueError("empty; name a namespace, or leave it out for the server's own")
+    return checked("namespace", namespace)
+
+
+Namespace = Annotated[str, AfterValidator(_named)]  # edits of one are never recalled for a question to another
 
 
 class Limits(Config):
@@ -31,7 +43,7 @@ class ServeConfig(Config):
     adapter_path: str | None = None  # folder of that adapter; the pocket model brings its own
     memory: str = "memory.db"  # ":memory:" forgets when the server stops
     recall: MemoryConfig = MemoryConfig()  # encoder and thresholds of the memory
-    namespace: str = Field("default", min_length=1)  # where a request names none
+    namespace: Namespace = "default"  # where a request names none
     k: int = Field(3, gt=0, le=32)  # edits put in front of one question at most
     temperature: float = Field(0.0, ge=0, le=2)  # where a request names none: greedy, a fact is not drawn by lot
     host: str = "127.0.0.1"

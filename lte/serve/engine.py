@@ -8,12 +8,11 @@ import threading
 from collections.abc import AsyncGenerator, Callable, Collection, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Literal, Protocol
 
-from lte.models import LM, load_model
+from lte.models import LM
 from lte.models.tokens import encode
 from lte.prompt import TEMPLATE_ID
-from lte.serve.config import ServeConfig
 from lte.serve.errors import ServeError, bad_request
 
 logger = logging.getLogger(__name__)
@@ -76,17 +75,12 @@ class EmbeddedEngine:
     """
 
     def __init__(self, lm: LM, waiting: int = 64) -> None:
-        for name, adapter in lm.adapters.items():
-            _check_template(name, adapter.manifest)
+        for name in lm.adapters:
+            _check(lm, name)
         self._lm, self._waiting = lm, waiting
         self._worker = ThreadPoolExecutor(1, thread_name_prefix="lte-engine")
         self._closing = threading.Event()
         self._open = 0  # answers in work or waiting; only the event loop's thread counts
-
-    @classmethod
-    def load(cls, config: ServeConfig) -> EmbeddedEngine:
-        """The engine over the model that the settings name."""
-        return cls(load_model(config.model, config.device, config.dtype, config.adapter_path), config.limits.waiting)
 
     @property
     def name(self) -> str:
@@ -185,22 +179,28 @@ class EmbeddedEngine:
         size = len(encoded.ids)
         if size >= context:
             raise bad_request(
-                f"the prompt has {size} tokens, edits included; {self.name} holds {context} with the answer: shorten it",
+                f"the prompt has {size} tokens, edits included; {self.name} holds {context} in all: shorten it",
                 "prompt" if isinstance(query, str) else "messages",
                 "context_length_exceeded",
             )
         return int(context) - size
 
 
-def _check_template(name: str, manifest: Mapping[str, Any]) -> None:
+def _check(lm: LM, name: str) -> None:
     """Refuse an adapter that was trained on other words than `prompt.py` puts around an edit."""
-    trained = manifest.get("template_id")
-    if trained is None:
-        logger.warning("adapter %r does not say which template it was trained on; taken to be %r", name, TEMPLATE_ID)
-    elif trained != TEMPLATE_ID:
+    manifest = lm.adapters[name].manifest
+    if manifest.get("template") != TEMPLATE_ID:
         raise ServeError(
-            f"adapter {name!r}: trained on template {trained!r}, this lte writes {TEMPLATE_ID!r}; align the model "
-            "again, or serve it with the lte it was trained by"
+            f"adapter {name!r}: trained on the prompt template {manifest.get('template')!r}, this lte writes "
+            f"{TEMPLATE_ID!r}; align the model again, or serve it with the lte it was trained by"
+        )
+    base = manifest.get("base_sha256")
+    if base and base != lm.weight_hash():
+        logger.warning(
+            "adapter %r was trained on other weights than those of %s, or on the same ones in another dtype; its "
+            "answers may be worse than measured",
+            name,
+            lm.name,
         )
 
 

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Query
 
 from lte.edits import Edit, EditError
-from lte.serve.config import ServeConfig
+from lte.serve.config import Namespace, ServeConfig
 from lte.serve.errors import bad_request
 from lte.serve.store import Store, from_edit
 from lte.serve.wire import EditIn, NewEdit, OneOrMany
@@ -35,7 +35,7 @@ def edit_routes(config: ServeConfig, store: Store) -> APIRouter:
 
     @router.get("")
     async def listing(
-        limit: Annotated[int | None, Query(ge=1)] = None, after: str | None = None, namespace: str | None = None
+        limit: Annotated[int | None, Query(ge=1)] = None, after: str | None = None, namespace: Namespace | None = None
     ) -> Json:
         """A page of the edits in force, oldest first; `after` is the last id of the page before."""
         limit = min(PAGE, config.limits.batch) if limit is None else limit

@@ -6,7 +6,7 @@ import ipaddress
 import logging
 import signal
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import uvicorn
@@ -14,20 +14,20 @@ import uvicorn
 from lte.memory import EditMemory
 from lte.serve.app import build_app
 from lte.serve.config import ServeConfig
-from lte.serve.engine import EmbeddedEngine
+from lte.serve.engine import LM, EmbeddedEngine
 from lte.serve.errors import ServeError
 
 logger = logging.getLogger(__name__)
 
 
-def serve(config: ServeConfig) -> None:
-    """Serve until SIGINT or SIGTERM; answers under way get `drain_seconds` to end.
+def serve(config: ServeConfig, load: Callable[[], LM]) -> None:
+    """Serve the model that `load` gives until SIGINT or SIGTERM; answers under way get `drain_seconds` to end.
 
     Raises `ServeError` for a port in use or an adapter made for other words, `ModelError` and `MemoryFault` for a
     model or a memory that cannot be opened: all before the first request. The port is taken first, as loading is long.
     """
     with listening(config.host, config.port) as door:
-        engine = EmbeddedEngine.load(config)
+        engine = EmbeddedEngine(load(), config.limits.waiting)
         memory = EditMemory.open(config.memory, config.recall)
         app = build_app(config, engine, memory)
         host, port = door.getsockname()[:2]

@@ -53,15 +53,15 @@ class Store:
 
     async def update(self, id: str, edit: Edit) -> Edit:
         """The edit as it stands now."""
-        return await _told(self._writer, lambda: self._memory.update(id, edit))
+        return await _told(self._writer, lambda: self._memory.update(id, edit), id)
 
     async def delete(self, id: str) -> None:
         """Once this returns, no question that comes in is answered by the edit."""
-        await _told(self._writer, lambda: self._memory.delete(id))
+        await _told(self._writer, lambda: self._memory.delete(id), id)
 
     async def get(self, id: str) -> Edit:
         """One edit."""
-        return await _told(self._reader, lambda: self._memory.get(id))
+        return await _told(self._reader, lambda: self._memory.get(id), id)
 
     async def every(self, namespace: str | None) -> list[Edit]:
         """Every edit in force, oldest first."""
@@ -69,7 +69,7 @@ class Store:
 
     async def history(self, id: str) -> list[Any]:
         """Every change of one edit, oldest first."""
-        return await _told(self._reader, lambda: list(self._memory.history(id)))
+        return await _told(self._reader, lambda: list(self._memory.history(id)), id)
 
     async def recall(self, query: str, k: int, namespace: str) -> list[Edit]:
         """The edits a question touches, nearest first. A fault is raised: an answer is never silently unedited."""
@@ -86,14 +86,15 @@ class Store:
         await asyncio.to_thread(self._memory.close)
 
 
-async def _told(worker: ThreadPoolExecutor, call: Callable[[], T]) -> T:
+async def _told(worker: ThreadPoolExecutor, call: Callable[[], T], id: str | None = None) -> T:
     try:
         return await asyncio.get_running_loop().run_in_executor(worker, call)
     except EditError as error:
         raise from_edit(error) from error
     except (MemoryFault, OSError) as error:
-        if "no such edit" in str(error):
-            raise ServeError(str(error), 404, "id", "edit_not_found") from error
+        if id is not None and "no such edit" in str(error):
+            message = f"id {id!r}: no such edit, or deleted; GET /v1/edits lists those in force"
+            raise ServeError(message, 404, "id", "edit_not_found") from error
         logger.error("the edit memory failed", exc_info=error)
         raise ServeError(f"the edit memory: {error}", 503, code="memory_unavailable", retry_after=1) from error
 

@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Discriminator, Field, Tag
 
-Text = Annotated[str, Field(min_length=1)]
+from lte.serve.config import Namespace
 
 
 def _unicode(text: str) -> str:
@@ -58,7 +58,7 @@ class StreamOptions(In):
 class Extension(In):
     """What `extra_body={"lte": {...}}` may ask for."""
 
-    namespace: Text | None = None
+    namespace: Namespace | None = None
 
 
 class Ask(In):
@@ -154,7 +154,7 @@ class EditIn(BaseModel):
 class NewEdit(EditIn):
     """POST /v1/edits with one edit."""
 
-    namespace: Text | None = None
+    namespace: Namespace | None = None
 
 
 class NewEdits(BaseModel):
@@ -163,7 +163,7 @@ class NewEdits(BaseModel):
     model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
 
     edits: Annotated[list[EditIn], Field(min_length=1)]
-    namespace: Text | None = None
+    namespace: Namespace | None = None
 
 
 def _which(body: Any) -> str:

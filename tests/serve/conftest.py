@@ -16,6 +16,7 @@ import uvicorn
 
 from lte.edits import Edit
 from lte.memory.fault import MemoryFault
+from lte.prompt import TEMPLATE_ID
 from lte.serve.app import build_app
 from lte.serve.config import Limits, ServeConfig
 from lte.serve.engine import EmbeddedEngine
@@ -39,10 +40,14 @@ class FakeModel:
     """Repeats what it was asked behind the name of the adapter that was on, a word a token."""
 
     name: str = "pocket"
-    adapters: dict[str, Any] = field(default_factory=lambda: {"lte": SimpleNamespace(manifest={})})
+    adapters: dict[str, Any] = field(
+        default_factory=lambda: {"lte": SimpleNamespace(manifest={"template": TEMPLATE_ID})}
+    )
     pause: float = 0.0  # seconds a word
     on: str | None = None
     words: int = 0  # made so far, all answers together
+    asked: int = 0  # answers begun
+    busy: int = 0  # answers under way
     threads: set[str] = field(default_factory=set)
     fail: Exception | None = None
 
@@ -76,15 +81,20 @@ class FakeModel:
         self.threads.add(threading.current_thread().name)
         text = query if raw else self.render(query)
         answer = f"{self.on or 'base'} {temperature}/{top_p}/{seed}/{','.join(stop)} {text}".split(" ")
-        for n, word in enumerate(answer):
-            if n == max_new_tokens:
-                return SimpleNamespace(finish="length", prompt_tokens=len(text.split()), tokens=n)
-            if self.fail and n == 2:
-                raise self.fail
-            time.sleep(self.pause)
-            self.words += 1
-            yield word if n == 0 else " " + word
-        return SimpleNamespace(finish="stop", prompt_tokens=len(text.split()), tokens=len(answer))
+        self.asked += 1
+        self.busy += 1
+        try:
+            for n, word in enumerate(answer):
+                if n == max_new_tokens:
+                    return SimpleNamespace(finish="length", prompt_tokens=len(text.split()), tokens=n)
+                if self.fail and n == 2:
+                    raise self.fail
+                time.sleep(self.pause)
+                self.words += 1
+                yield word if n == 0 else " " + word
+            return SimpleNamespace(finish="stop", prompt_tokens=len(text.split()), tokens=len(answer))
+        finally:
+            self.busy -= 1
 
 
 @dataclass
@@ -166,8 +176,8 @@ class Served:
     memory: Any
     server: uvicorn.Server
 
-    def client(self, **options: Any) -> openai.OpenAI:
-        return openai.OpenAI(base_url=f"{self.url}/v1", api_key="none", max_retries=0, timeout=20, **options)
+    def client(self, retries: int = 0) -> openai.OpenAI:
+        return openai.OpenAI(base_url=f"{self.url}/v1", api_key="none", max_retries=retries, timeout=20)
 
     def async_client(self) -> openai.AsyncOpenAI:
         return openai.AsyncOpenAI(base_url=f"{self.url}/v1", api_key="none", max_retries=0, timeout=20)

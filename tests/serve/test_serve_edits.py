@@ -86,6 +86,8 @@ BAD = [
     (FACT | {"subject": "Thu\u202ele"}, 422, "subject"),
     (FACT | {"target_new": "x" * 3000}, 422, "target_new"),
     (FACT | {"aliases": ["[Question]"]}, 422, "aliases"),
+    (FACT | {"namespace": " "}, 400, "namespace"),
+    (FACT | {"namespace": "a\u202eb"}, 400, "namespace"),
     ({"edits": []}, 400, "edits"),
     ({"edits": [FACT] * 6}, 400, "edits"),
     ({"edits": [FACT, {"prompt": "x"}]}, 400, "edits[1].target_new"),
