@@ -9,13 +9,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from lte.models.layout import ModelError, features
 
 MANIFEST = "lte.json"  # beside the adapter: template id, base model hash, seed, versions
+BEYOND = (  # settings of PEFT that make an adapter more than B(Ax) with one scale
+    "use_dora", "modules_to_save", "rank_pattern", "alpha_pattern", "layer_replication", "trainable_token_indices",
+    "alora_invocation_tokens", "use_qalora",
+)
 
 
 @dataclass(frozen=True)
@@ -49,40 +53,41 @@ def _add(a: Tensor, b: Tensor, scale: float) -> Any:
 
 
 def read_adapter(folder: str | Path, model: nn.Module) -> Adapter:
-    """The adapter in `folder`, on the model's device and in its dtype.
+    """The adapter in `folder`, each factor on the device and in the dtype of its weight.
 
     Raises `ModelError` for a folder without one, for kinds other than plain LoRA, and for shapes that do not fit.
     """
-    folder = Path(folder)
+    folder, manifest_file = Path(folder), Path(folder, MANIFEST)
     try:
-        config = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
+        config = dict(json.loads((folder / "adapter_config.json").read_text(encoding="utf-8")))
         tensors = load_file(folder / "adapter_model.safetensors")
-    except (OSError, ValueError) as error:
+        manifest = json.loads(manifest_file.read_text(encoding="utf-8")) if manifest_file.exists() else {}
+    except (OSError, ValueError, TypeError, SafetensorError) as error:
         raise ModelError(
             f"{folder}: no readable adapter ({error}); wanted adapter_config.json and adapter_model.safetensors as "
             "`lte align` or PEFT writes them"
         ) from error
-    if config.get("peft_type") != "LORA" or config.get("use_dora") or config.get("modules_to_save"):
+    pairs = {k.rpartition(".lora_")[0] for k in tensors}
+    whole = {f"{p}.lora_{x}.weight" for p in pairs for x in "AB"}
+    if config.get("peft_type") != "LORA" or any(map(config.get, BEYOND)) or whole != set(tensors) or not pairs:
         raise ModelError(f"{folder}: only plain LoRA adapters can be switched; merge this one into its model instead")
-    rank = config["r"]
-    scale = config["lora_alpha"] / (rank**0.5 if config.get("use_rslora") else rank)
-    like = next(model.parameters())
     factors: dict[str, tuple[Tensor, Tensor]] = {}
-    for key, a in tensors.items():
-        if not key.endswith(".lora_A.weight"):
-            continue
-        path = key.removeprefix("base_model.model.").removesuffix(".lora_A.weight")
-        b = tensors[key.replace(".lora_A.", ".lora_B.")]
+    for pair in sorted(pairs):
+        a, b = tensors[f"{pair}.lora_A.weight"], tensors[f"{pair}.lora_B.weight"]
+        path = pair.removeprefix("base_model.model.")
         try:
-            shape = features(model.get_submodule(path))
+            module = model.get_submodule(path)
         except AttributeError as error:
-            raise ModelError(f"{folder}: made for another architecture: this model has no {path}") from error
-        if shape != (a.shape[1], b.shape[0]):
-            raise ModelError(f"{folder}: {path} maps {a.shape[1]}->{b.shape[0]} in the adapter, {shape} in the model")
-        factors[path] = (a.to(like), b.to(like))
-    if not factors:
-        raise ModelError(f"{folder}: adapter_model.safetensors holds no LoRA factors")
-    manifest_file = folder / MANIFEST
-    manifest = json.loads(manifest_file.read_text(encoding="utf-8")) if manifest_file.exists() else {}
-    torch._assert(all(a.shape[0] == b.shape[1] for a, b in factors.values()), "ranks of A and B differ")
+            raise ModelError(
+                f"{folder}: made for another architecture: this model has no {path}; load the adapter's own base model"
+            ) from error
+        if features(module) != (a.shape[1], b.shape[0]) or a.shape[0] != b.shape[1]:
+            raise ModelError(
+                f"{folder}: {path} is {tuple(b.shape)} x {tuple(a.shape)} in the adapter, (in, out) is "
+                f"{features(module)} in the model; load the adapter's own base model"
+            )
+        weight = module.get_parameter("weight")
+        factors[path] = (a.to(weight), b.to(weight))
+    rank = next(iter(factors.values()))[0].shape[0]
+    scale = config.get("lora_alpha", 8) / (rank**0.5 if config.get("use_rslora") else rank)
     return Adapter(factors, scale, manifest)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
+from transformers import GenerationConfig, PreTrainedModel, StoppingCriteria
 
 if TYPE_CHECKING:
     from lte.models.lm import LM
@@ -36,30 +38,53 @@ def stop_ids(lm: LM) -> list[int]:
 
 @torch.inference_mode()
 def decode_greedy(lm: LM, rows: Sequence[Sequence[int]], max_new_tokens: int, batch_size: int) -> list[str]:
-    """The greedy continuation of each row of tokens, stripped. A model without a chat template stops at a line's end."""
+    """The greedy continuation of each row of tokens, stripped; without a chat template, its first line."""
     replies = [""] * len(rows)
+    ends = stop_ids(lm)
     order = sorted(range(len(rows)), key=lambda i: len(rows[i]))  # like lengths together: little padding
     for start in range(0, len(order), batch_size):
         chosen = order[start : start + batch_size]
         ids, mask = lm.pad([rows[i] for i in chosen], side="left")
-        made = lm.model.generate(
-            input_ids=ids,
-            attention_mask=mask,
-            max_new_tokens=max_new_tokens,
-            do_sample=False,
-            num_beams=1,
-            eos_token_id=stop_ids(lm),
-            pad_token_id=lm.tokenizer.pad_token_id,
-            temperature=None,
-            top_p=None,
-            top_k=None,
-            **({} if lm.chat else {"stop_strings": ["\n"], "tokenizer": lm.tokenizer}),
-        )
-        texts = lm.tokenizer.batch_decode(made[:, ids.shape[1] :], skip_special_tokens=True)
-        for i, text in zip(chosen, texts, strict=True):
-            text = text.strip()
+        with _plain_greedy(lm.model):
+            made = lm.model.generate(
+                input_ids=ids,
+                attention_mask=mask,
+                max_new_tokens=max_new_tokens,
+                eos_token_id=ends or None,
+                pad_token_id=lm.tokenizer.pad_token_id or 0,
+                stopping_criteria=None if lm.chat else [_LineEnd(lm, ids.shape[1])],
+            )
+        for i, row in zip(chosen, made[:, ids.shape[1] :].tolist(), strict=True):
+            row = row[: next((n for n, token in enumerate(row) if token in ends), None)]
+            text = _text(lm, row).strip()
             replies[i] = text if lm.chat else text.partition("\n")[0].strip()
     return replies
+
+
+@contextmanager
+def _plain_greedy(model: PreTrainedModel) -> Iterator[None]:
+    """Within: `generate` takes the likeliest token. Many checkpoints bring a repetition penalty that would move it."""
+    own, model.generation_config = model.generation_config, GenerationConfig(do_sample=False)
+    try:
+        yield
+    finally:
+        model.generation_config = own
+
+
+class _LineEnd(StoppingCriteria):
+    """A row is done at the end of the first line with words on it."""
+
+    def __init__(self, lm: LM, start: int) -> None:
+        self._lm, self._start = lm, start
+
+    def __call__(self, input_ids: torch.Tensor, scores: Any, **kwargs: Any) -> torch.Tensor:
+        texts = [_text(self._lm, row).lstrip() for row in input_ids[:, self._start :].tolist()]
+        return torch.tensor(["\n" in text for text in texts], device=input_ids.device)
+
+
+def _text(lm: LM, tokens: Sequence[int]) -> str:
+    """The words of made tokens; without the clean-up that turns "U.S. ," into "U.S.,"."""
+    return str(lm.tokenizer.decode(tokens, skip_special_tokens=True, clean_up_tokenization_spaces=False))
 
 
 @torch.inference_mode()
@@ -71,10 +96,12 @@ def sample(
     top_p: float,
     seed: int | None,
     stop: Sequence[str],
+    adapter: str | None = None,
 ) -> Generator[str, None, Ending]:
     """Pieces of text as they become certain; closing the iterator ends the computation, its return value is the end.
 
-    A piece is held back while it ends in half a character or in what may become a stop string.
+    A piece is held back while it ends in half a character or in what may become a stop string. The adapter is on for
+    each step alone, so that other answers may be made between two pieces.
     """
     generator = torch.Generator(lm.device).manual_seed(seed) if seed is not None else None
     ends = set(stop_ids(lm))
@@ -84,7 +111,8 @@ def sample(
     sent = 0
     finish: Literal["stop", "length"] = "length"
     for _ in range(max_new_tokens):
-        out = lm.model(step, past_key_values=cache, use_cache=True)
+        with lm.using(adapter), lm.logits_at(lambda hidden: hidden[:, -1:]):
+            out = lm.model(step, past_key_values=cache, use_cache=True)
         cache = out.past_key_values
         token = _pick(out.logits[0, -1].float(), temperature, top_p, generator)
         if token in ends:
@@ -92,15 +120,16 @@ def sample(
             break
         made.append(token)
         step = torch.tensor([[token]], device=lm.device)
-        text = lm.tokenizer.decode(made, skip_special_tokens=True)
+        text = _text(lm, made)
         if cut := [at for s in stop if s and (at := text.find(s)) >= 0]:
-            yield text[sent : min(cut)]
+            if min(cut) > sent:
+                yield text[sent : min(cut)]
             return Ending("stop", len(ids), len(made))
         ready = len(text) - _held(text, stop)
         if ready > sent:
             yield text[sent:ready]
             sent = ready
-    text = lm.tokenizer.decode(made, skip_special_tokens=True) if made else ""
+    text = _text(lm, made) if made else ""
     if len(text) > sent:
         yield text[sent:]
     return Ending(finish, len(ids), len(made))
@@ -108,17 +137,19 @@ def sample(
 
 def _held(text: str, stop: Sequence[str]) -> int:
     """How many characters at the end of `text` are not certain yet."""
-    if text.endswith("�"):
-        return 1
-    return max((n for s in stop for n in range(1, len(s)) if text.endswith(s[:n])), default=0)
+    whole = text.rstrip("�")
+    begun = max((n for s in stop for n in range(1, len(s)) if whole.endswith(s[:n])), default=0)
+    return len(text) - len(whole) + begun
 
 
 def _pick(logits: torch.Tensor, temperature: float, top_p: float, generator: torch.Generator | None) -> int:
     if temperature <= 0:
         return int(logits.argmax())
-    probabilities = (logits / temperature).softmax(-1)
+    probabilities = ((logits - logits.max()) / temperature).softmax(-1)  # the smallest temperature stays finite
     if top_p < 1:
         ordered, at = probabilities.sort(descending=True)
-        ordered[ordered.cumsum(-1) - ordered >= top_p] = 0
+        outside = ordered.cumsum(-1) - ordered >= top_p
+        outside[0] = False
+        ordered[outside] = 0
         probabilities = torch.zeros_like(probabilities).scatter(0, at, ordered)
     return int(torch.multinomial(probabilities, 1, generator=generator))

@@ -30,6 +30,21 @@ def features(module: nn.Module) -> tuple[int, int] | None:
     return None
 
 
+def check_layout(model: PreTrainedModel, layout: Layout) -> Layout:
+    """The layout itself; a `ModelError` where a path typed by hand leads nowhere."""
+    for path in (layout.block, layout.mlp_out):
+        try:
+            module = model.get_submodule(path.format(0))
+        except (AttributeError, IndexError, KeyError, ValueError) as error:
+            raise ModelError(
+                f"layout: {type(model).__name__} has no module {path!r}; write {{}} for the layer, as in "
+                "'model.layers.{}.mlp.down_proj', with a path out of model.named_modules()"
+            ) from error
+    if features(module) is None:
+        raise ModelError(f"layout: mlp_out: {layout.mlp_out!r} is a {type(module).__name__}; name a linear projection")
+    return layout
+
+
 def resolve_layout(model: PreTrainedModel) -> Layout:
     """Find the block list and each block's MLP output projection by their shapes.
 
@@ -37,9 +52,9 @@ def resolve_layout(model: PreTrainedModel) -> Layout:
     mixture-of-experts models; the paths can then be named by hand.
     """
     config = model.config.get_text_config(decoder=True)
-    hidden = config.hidden_size
-    inner = getattr(config, "intermediate_size", None) or getattr(config, "n_inner", None) or 4 * hidden
-    depth = config.num_hidden_layers
+    hidden, depth = getattr(config, "hidden_size", 0), getattr(config, "num_hidden_layers", 0)
+    widths = (getattr(config, n, None) for n in ("intermediate_size", "n_inner", "ffn_dim", "ffn_hidden_size"))
+    inner = next((w for w in widths if w), 4 * hidden)
     stacks = [n for n, m in model.named_modules() if isinstance(m, nn.ModuleList) and len(m) == depth]
     found = [
         (stack, name)

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
+from jinja2 import TemplateError
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from lte.models.adapter import Adapter, read_adapter
 from lte.models.decode import Ending, decode_greedy, sample
-from lte.models.layout import Layout, ModelError, features, resolve_layout
+from lte.models.layout import Layout, ModelError, check_layout, features, resolve_layout
 from lte.models.tokens import Encoded, encode
 
 Message = Mapping[str, str]
@@ -61,6 +62,8 @@ class LM:
     routes: list[Route] = field(default_factory=list)
     handles: list[Any] = field(default_factory=list)
     adapters: dict[str, Adapter] = field(default_factory=dict)
+    on: str | None = field(default=None, init=False)
+    _hooks: ExitStack = field(default_factory=ExitStack, init=False, repr=False)
 
     @classmethod
     def of(
@@ -72,12 +75,15 @@ class LM:
         chat: bool | None = None,
     ) -> LM:
         """Wrap a model that is already loaded; `chat=None` asks through the chat template where there is one."""
+        if any(p.is_meta for p in model.parameters()):
+            raise ModelError(f"{name or type(model).__name__}: weights were offloaded; load the model whole to edit it")
         if tokenizer.pad_token_id is None:
             tokenizer.pad_token = tokenizer.eos_token
         if chat and not tokenizer.chat_template:
             raise ModelError(f"{name or type(model).__name__}: chat asked for, but the tokenizer has no chat template")
         chat = bool(tokenizer.chat_template) if chat is None else chat
-        return cls(model.eval(), tokenizer, layout or resolve_layout(model), name or type(model).__name__, chat)
+        layout = check_layout(model, layout) if layout else resolve_layout(model)
+        return cls(model.eval(), tokenizer, layout, name or type(model).__name__, chat)
 
     # --- where things are -------------------------------------------------------------------------------------------
 
@@ -96,6 +102,11 @@ class LM:
         """Width of the residual stream."""
         return int(self.model.config.get_text_config(decoder=True).hidden_size)
 
+    @property
+    def context(self) -> int | None:
+        """Tokens the model can hold, prompt and answer together; `None` where its config names no bound."""
+        return getattr(self.model.config.get_text_config(decoder=True), "max_position_embeddings", None)
+
     @cached_property
     def blocks(self) -> list[nn.Module]:
         """The decoder blocks in order."""
@@ -111,7 +122,7 @@ class LM:
     def mlp_out(self, layer: int) -> Tensor:
         """Its weight as an (out, in) view, whether the module is `Linear` or GPT-2's transposed `Conv1D`."""
         module = self.mlp_out_module(layer)
-        weight: Tensor = module.weight.data
+        weight = module.get_parameter("weight").data
         shape = features(module)
         return weight if isinstance(module, nn.Linear) or shape is None else weight.t()
 
@@ -120,7 +131,7 @@ class LM:
         digest = hashlib.sha256()
         for name, parameter in sorted(self.model.named_parameters()):
             digest.update(f"{name}{tuple(parameter.shape)}{parameter.dtype}".encode())
-            digest.update(parameter.detach().contiguous().view(torch.uint8).cpu().numpy().tobytes())
+            digest.update(parameter.detach().reshape(-1).view(torch.uint8).cpu().numpy().tobytes())
         return digest.hexdigest()
 
     # --- adapters ---------------------------------------------------------------------------------------------------
@@ -132,34 +143,77 @@ class LM:
 
     @contextmanager
     def using(self, adapter: str | None) -> Iterator[None]:
-        """Within: the named adapter acts (`None`: none does)."""
-        if adapter is None:
-            yield
-            return
-        if adapter not in self.adapters:
+        """Within: the named adapter acts and no other (`None`: none does). After: the one that was on before.
+
+        Not for a generator to hold across its `yield`: what runs in between would be under the adapter too.
+        """
+        if adapter is not None and adapter not in self.adapters:
             raise ModelError(f"{self.name}: no adapter {adapter!r}; load_adapter was given {sorted(self.adapters)}")
-        with self.adapters[adapter].on(self.model):
+        before = self.on
+        self._switch(adapter)
+        try:
             yield
+        finally:
+            self._switch(before)
+
+    def _switch(self, adapter: str | None) -> None:
+        if adapter != self.on:
+            self._hooks.close()
+            if adapter is not None:
+                self._hooks.enter_context(self.adapters[adapter].on(self.model))
+            self.on = adapter
 
     # --- asking -----------------------------------------------------------------------------------------------------
 
     def render(self, query: Query) -> str:
-        """The text the model reads: the chat template with the assistant's turn opened, or the query as it is."""
+        """The text the model reads: the chat template with the assistant's turn opened, or the query as it is.
+
+        Blanks at the end of a plain query are left out: they belong to the first token of the answer.
+        """
         if not self.chat:
-            return query if isinstance(query, str) else "\n".join(m["content"] for m in query)
+            return (query if isinstance(query, str) else "\n".join(m["content"] for m in query)).rstrip(" ")
         messages = [{"role": "user", "content": query}] if isinstance(query, str) else [dict(m) for m in query]
-        return str(self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True))
+        return self._templated(messages, add_generation_prompt=True)
+
+    def _templated(self, messages: Sequence[Message], add_generation_prompt: bool) -> str:
+        try:
+            return str(
+                self.tokenizer.apply_chat_template(
+                    messages,
+                    tokenize=False,
+                    add_generation_prompt=add_generation_prompt,
+                    enable_thinking=False,  # Qwen3 would spend the answer's tokens on thoughts
+                )
+            )
+        except TemplateError as error:
+            roles = [m["role"] for m in messages]
+            raise ModelError(f"{self.name}: its chat template refuses the roles {roles}: {error}") from error
+
+    def count(self, query: Query, raw: bool = False) -> int:
+        """Tokens of the query as `stream` would read it."""
+        return len(self._encoded(query, raw).ids)
+
+    def _encoded(self, query: Query, raw: bool) -> Encoded:
+        [encoded] = encode(self.tokenizer, [query if raw and isinstance(query, str) else self.render(query)])
+        return encoded
 
     def prompts(self, queries: Sequence[str]) -> list[Prompt]:
-        """What the queries become on their way to the model; without a route, themselves."""
-        return self.routes[-1](queries) if self.routes else [Prompt(q) for q in queries]
+        """What the queries become on their way to the model; without a route, themselves, under what is on."""
+        if not self.routes:
+            return [Prompt(q, self.on) for q in queries]
+        prompts = self.routes[-1](queries)
+        if len(prompts) != len(queries):
+            raise ModelError(f"a route made {len(prompts)} prompts of {len(queries)} queries; give one for each")
+        return prompts
 
     def answer(self, queries: Sequence[str], max_new_tokens: int = 32, batch_size: int = 64) -> list[str]:
         """The greedy continuation of each query up to its natural stop, stripped."""
         answers = [""] * len(queries)
-        for chosen, texts in self._by_adapter(self.prompts(queries)):
+        for adapter, chosen, texts in self._by_adapter(self.prompts(queries)):
             encoded = [e.ids for e in encode(self.tokenizer, texts)]
-            for i, reply in zip(chosen, decode_greedy(self, encoded, max_new_tokens, batch_size), strict=True):
+            with self.using(adapter):
+                replies = decode_greedy(self, encoded, max_new_tokens, batch_size)
+            for i, reply in zip(chosen, replies, strict=True):
                 answers[i] = reply
         return answers
 
@@ -168,9 +222,11 @@ class LM:
         if len(queries) != len(targets):
             raise ModelError(f"{len(queries)} queries but {len(targets)} targets; give one target for each query")
         scores: list[Score | None] = [None] * len(queries)
-        for chosen, texts in self._by_adapter(self.prompts(queries)):
+        for adapter, chosen, texts in self._by_adapter(self.prompts(queries)):
             encoded, spans = self.with_targets(texts, [targets[i] for i in chosen])
-            for i, score in zip(chosen, self._score(encoded, spans, batch_size), strict=True):
+            with self.using(adapter):
+                scored = self._score(encoded, spans, batch_size)
+            for i, score in zip(chosen, scored, strict=True):
                 scores[i] = score
         return [s for s in scores if s is not None]
 
@@ -184,27 +240,40 @@ class LM:
         stop: Sequence[str] = (),
         raw: bool = False,
     ) -> Generator[str, None, Ending]:
-        """Pieces of one answer as they are decoded; temperature 0 is greedy. No route acts here: the server has its own.
+        """Pieces of one answer as they are decoded; temperature 0 is greedy. No route acts: the server has its own.
 
-        `raw=True` takes the query as the literal text to continue. The generator returns how the answer ended.
+        `raw=True` takes the query as the literal text to continue. The adapter that is on at the call acts to the end,
+        and only while a piece is computed: streams may be interleaved. A model without a chat template runs on beyond
+        the end of a line; `stop=["\\n"]` ends it there. The generator returns how the answer ended.
         """
-        text = query if raw and isinstance(query, str) else self.render(query)
-        [encoded] = encode(self.tokenizer, [text])
-        return (yield from sample(self, encoded.ids, max_new_tokens, temperature, top_p, seed, stop))
+        ids = self._encoded(query, raw).ids
+        return sample(self, ids, max_new_tokens, temperature, top_p, seed, stop, self.on)
 
     def with_targets(self, texts: Sequence[str], targets: Sequence[str]) -> tuple[list[Encoded], list[tuple[int, int]]]:
         """Rendered texts with their targets behind them, tokenised whole, and the tokens each target covers.
 
-        One tokenisation of the full text: the pieces' own tokens may differ at the seam.
+        One tokenisation of the full text: the pieces' own tokens may differ at the seam. Blanks around a target are
+        not its own; what stands between it and the text is the model's habit.
         """
-        seams = ["" if self.chat or t[-1:].isspace() else " " for t in texts]
-        encoded = encode(self.tokenizer, [t + s + y for t, s, y in zip(texts, seams, targets, strict=True)])
-        spans = []
-        for text, seam, target, e in zip(texts, seams, targets, encoded, strict=True):
+        ends = []
+        for text, target in zip(texts, targets, strict=True):
             if not target.strip():
                 raise ModelError(f"an empty target behind {text!r}; a target needs at least one token")
-            spans.append(e.span(len(text), len(text) + len(seam) + len(target)))
+            ends.append((self._seam if self.chat else "" if text[-1:].isspace() else " ") + target.strip())
+        encoded = encode(self.tokenizer, [t + e for t, e in zip(texts, ends, strict=True)])
+        spans = [e.span(len(t), len(t) + len(end)) for t, end, e in zip(texts, ends, encoded, strict=True)]
+        if not all(start for start, _ in spans):
+            raise ModelError("a target without a token before it; give a prompt that is not empty")
         return encoded, spans
+
+    @cached_property
+    def _seam(self) -> str:
+        """The blanks that the chat template puts before the words of an answer: " " behind Llama-2's "[/INST]"."""
+        asked = [{"role": "user", "content": "q"}]
+        before = self._templated(asked, add_generation_prompt=True)
+        after = self._templated([*asked, {"role": "assistant", "content": "answer"}], add_generation_prompt=False)
+        seam = after.removeprefix(before).partition("answer")[0]
+        return seam if after.startswith(before) and not seam.strip() else ""
 
     def pad(self, rows: Sequence[Sequence[int]], side: str = "right") -> tuple[Tensor, Tensor]:
         """(ids, attention mask) of a batch, (rows, longest)."""
@@ -219,11 +288,10 @@ class LM:
 
     # --- inside -----------------------------------------------------------------------------------------------------
 
-    def _by_adapter(self, prompts: Sequence[Prompt]) -> Iterator[tuple[list[int], list[str]]]:
+    def _by_adapter(self, prompts: Sequence[Prompt]) -> Iterator[tuple[str | None, list[int], list[str]]]:
         for adapter in dict.fromkeys(p.adapter for p in prompts):
             chosen = [i for i, p in enumerate(prompts) if p.adapter == adapter]
-            with self.using(adapter):
-                yield chosen, [self.render(prompts[i].query) for i in chosen]
+            yield adapter, chosen, [self.render(prompts[i].query) for i in chosen]
 
     @torch.inference_mode()
     def _score(self, encoded: Sequence[Encoded], spans: Sequence[tuple[int, int]], batch_size: int) -> list[Score]:
@@ -232,17 +300,32 @@ class LM:
         for start in range(0, len(order), batch_size):
             rows = order[start : start + batch_size]
             ids, mask = self.pad([encoded[i].ids for i in rows])
-            hidden = self.model.base_model(ids, attention_mask=mask, use_cache=False).last_hidden_state
-            for j, i in enumerate(rows):
-                a, b = spans[i]
-                logits = self.head(hidden[j, a - 1 : b - 1]).float()
-                gold = ids[j, a:b]
-                logprobs = logits.log_softmax(-1).gather(1, gold[:, None]).squeeze(1)
-                hits = logits.argmax(-1) == gold
-                scores[i] = Score(logprobs.mean().item(), hits.float().mean().item(), bool(hits.all()), b - a)
+            lengths = [spans[i][1] - spans[i][0] for i in rows]
+            row = torch.tensor([j for j, n in enumerate(lengths) for _ in range(n)], device=self.device)
+            at = torch.tensor([t for i in rows for t in range(*spans[i])], device=self.device)
+            with self.logits_at(lambda hidden, row=row, at=at: hidden[row, at - 1][None]):  # type: ignore[misc]
+                logits = self.model(ids, attention_mask=mask, use_cache=False).logits[0].float()
+            gold = ids[row, at]
+            logprobs = logits.log_softmax(-1).gather(1, gold[:, None]).squeeze(1).split(lengths)
+            hits = (logits.argmax(-1) == gold).split(lengths)
+            for i, p, hit in zip(rows, logprobs, hits, strict=True):
+                scores[i] = Score(p.mean().item(), hit.float().mean().item(), bool(hit.all()), len(p))
         return [s for s in scores if s is not None]
 
     def head(self, hidden: Tensor) -> Tensor:
-        """Logits of final hidden states: (..., hidden) -> (..., vocabulary)."""
+        """Final hidden states through the output embeddings alone: (..., hidden) -> (..., vocabulary)."""
         return self.model.get_output_embeddings()(hidden)
+
+    @contextmanager
+    def logits_at(self, pick: Callable[[Tensor], Tensor]) -> Iterator[None]:
+        """Within: the model's logits are those of the final hidden states that `pick` takes, (rows, tokens, hidden).
+
+        Logits of every token of a batch are the largest tensor there is; and what some models do to logits behind the
+        projection (soft caps, scales) stays the model's own affair.
+        """
+        hook = self.model.get_output_embeddings().register_forward_pre_hook(lambda _, args: (pick(args[0]),))
+        try:
+            yield
+        finally:
+            hook.remove()
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from lte.models.layout import Layout, ModelError
@@ -32,14 +33,15 @@ def load_model(
     folder = pocket_home() if str(name) == POCKET else Path(name)
     if adapter is None and str(name) == POCKET and (folder / "adapter").is_dir():
         adapter = folder / "adapter"
-    chosen = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device)
+    chosen = _device(device)
+    kind = _dtype(dtype, chosen)
     source = str(folder) if folder.is_dir() else str(name)
     if folder.is_dir() and not any((folder / f).exists() for f in ("tokenizer.json", "tokenizer.model", "vocab.json")):
-        raise ModelError(f"{name}: holds no tokenizer; save it beside the weights: tokenizer.save_pretrained({name!s})")
+        raise ModelError(f"{name}: holds no tokenizer; save it beside the weights: tokenizer.save_pretrained('{name}')")
     try:
         tokenizer = AutoTokenizer.from_pretrained(source, revision=revision)
-        model = AutoModelForCausalLM.from_pretrained(source, dtype=_dtype(dtype, chosen), revision=revision)
-    except (OSError, ValueError) as error:
+        model = AutoModelForCausalLM.from_pretrained(source, dtype=kind, revision=revision)
+    except (OSError, ValueError, RuntimeError, ImportError, SafetensorError) as error:
         raise ModelError(
             f"{name}: cannot be loaded: {str(error).splitlines()[0]} Wanted a folder with config.json, weights and "
             "tokenizer, a hub id, or 'pocket'"
@@ -59,14 +61,27 @@ def pocket_home() -> Path:
     raise ModelError("the pocket model is not installed; `python -m lte.pocket` builds it into data/pocket")
 
 
+def _device(name: str) -> torch.device:
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        return torch.empty(0, device=name).device
+    except (RuntimeError, AssertionError) as error:
+        raise ModelError(f"device {name!r}: {str(error).splitlines()[0]}; use auto, cpu or a device at hand") from error
+
+
 def _dtype(name: str, device: torch.device) -> torch.dtype:
     if name == "auto":
         return torch.bfloat16 if device.type == "cuda" else torch.float32
     dtype = getattr(torch, name, None)
-    if not isinstance(dtype, torch.dtype):
+    if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
         raise ModelError(f"dtype {name!r}: no such dtype; use auto, float32, bfloat16 or float16")
     return dtype
 
 
 def _layout(layout: Layout | Mapping[str, str] | None) -> Layout | None:
-    return layout if layout is None or isinstance(layout, Layout) else Layout(**layout)
+    if layout is None or isinstance(layout, Layout):
+        return layout
+    if set(layout) != {"block", "mlp_out"}:
+        raise ModelError(f"layout: has {sorted(layout)}; it names two paths, block and mlp_out")
+    return Layout(**layout)

@@ -22,15 +22,14 @@ class Trace:
         self.output: Tensor
 
     def __enter__(self) -> Trace:
-        self._hook = self.module.register_forward_hook(self._seen)
+        self._hook = self.module.register_forward_hook(self._seen, with_kwargs=True)
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
         self._hook.remove()
 
-    def _seen(self, module: nn.Module, args: tuple[Any, ...], out: Any) -> Any:
-        if args:
-            self.input = args[0]
+    def _seen(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> Any:
+        self.input = args[0] if args else next(iter(kwargs.values()))
         tensor = out[0] if isinstance(out, tuple) else out
         if self.change is not None:
             tensor = self.change(tensor)
