@@ -140,7 +140,9 @@ def _drafts(case: Case, others: _Neighbours, config: DatasetConfig, rng: random.
     ]
     by_aspect: dict[str, list[str]] = defaultdict(list)
     for probe in case.locality:
-        by_aspect[probe.aspect if probe.aspect in ("same_subject", "same_relation") else "unrelated"].append(probe.prompt)
+        by_aspect[probe.aspect if probe.aspect in ("same_subject", "same_relation") else "unrelated"].append(
+            probe.prompt
+        )
     for role in ("same_subject", "same_relation", "unrelated"):
         queries = by_aspect[role]
         for query in rng.sample(queries, min(getattr(config, role), len(queries))):

@@ -71,7 +71,7 @@ def main(
 ) -> dict[str, Any]:
     """Align as the config file says; what was made comes back (the manifest, or the dataset's figures on a dry run).
 
-    preview  how many rendered samples to return under "samples", with the learned part in ⟦brackets⟧; nothing is trained
+    preview  how many rendered samples to return under "samples", with the learned part in ⟦brackets⟧; no training
     dry_run  build the dataset and check everything, train nothing
     resume   "auto" takes up the last checkpoint, "none" starts over, a path names a checkpoint
     """
@@ -79,7 +79,7 @@ def main(
     cases = read_cases(settings.cases)[: settings.limit]
     for path in settings.held_out:
         refuse_leaks(cases, read_cases(path))
-    lm = load_model(settings.model, device="auto" if _accelerated() else "cpu", dtype="float32")
+    lm = load_model(settings.model, device=_device())
     rows = build(cases, lm, settings.data)
     figures = describe(rows)
     log.info("%s: %s", settings.cases, figures)
@@ -145,7 +145,7 @@ def train(lm: LM, rows: list[Row], settings: AlignConfig, resume: str, figures: 
         processing_class=lm.tokenizer,
         peft_config=lora if t.method == "lora" else None,
     )
-    refuse_empty_loss(trainer)
+    refuse_empty_loss(trainer, len(rows))
     trainer.train(resume_from_checkpoint=_checkpoint(work, resume))
     trainer.save_model(settings.output)
     manifest = {
@@ -163,11 +163,14 @@ def train(lm: LM, rows: list[Row], settings: AlignConfig, resume: str, figures: 
     return manifest
 
 
-def refuse_empty_loss(trainer: Any) -> None:
-    """Raise `AlignError` when a batch has no token to learn: a template that hides the answer trains nothing, quietly."""
+def refuse_empty_loss(trainer: Any, rows: int) -> None:
+    """Raise `AlignError` when rows lost their answer, or a batch has no token to learn: both would pass in silence."""
+    limit = trainer.args.max_length
+    if kept := rows - len(trainer.train_dataset):
+        raise AlignError(f"{kept} of {rows} rows have no answer within max_length={limit} tokens; raise it")
     batch = next(iter(trainer.get_train_dataloader()))
     if not (batch["labels"] != -100).any():
-        raise AlignError("no token of the first batch carries loss; is max_length shorter than the prompts?")
+        raise AlignError(f"no token of the first batch carries loss (max_length={limit}); look at --preview")
 
 
 def _conversation(row: Row) -> dict[str, Any]:
@@ -181,6 +184,11 @@ def _accelerated() -> bool:
     import torch
 
     return torch.cuda.is_available()
+
+
+def _device() -> str:
+    """This rank's own GPU under a launcher, else whatever there is."""
+    return f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if _accelerated() else "cpu"
 
 
 def _checkpoint(work: Path, resume: str) -> str | None:

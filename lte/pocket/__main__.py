@@ -16,8 +16,8 @@ ALLOCATOR = {  # glibc hands large buffers back at every step and half the time 
     "MALLOC_TRIM_THRESHOLD_": "4294967296",
     "MALLOC_TOP_PAD_": "268435456",
 }
-HELP = """Build the pocket model: facts, tokenizer, pre-training, cases, statistics text. The adapter comes after it, with
-`lte align configs/align/pocket.yaml`. About two hours on two cores; kill it and run it again, it goes on."""
+HELP = """Build the pocket model: facts, tokenizer, pre-training, cases, text for key statistics. About two hours on two
+cores; kill it and run it again, it goes on. The adapter comes after it: lte align configs/align/pocket.yaml"""
 
 
 def main() -> None:
@@ -26,8 +26,13 @@ def main() -> None:
     parser.add_argument("config", nargs="?", default="configs/pocket.yaml", type=Path)
     parser.add_argument("--output", default=Path("data/pocket"), type=Path, help="where the model goes")
     parser.add_argument("--work", default=Path("runs/pocket"), type=Path, help="checkpoints and the loss log")
-    parser.add_argument("--counterfact", nargs=2, type=Path, metavar=("ALIGN", "EVAL"),
-                        help="choose the facts anew from two CounterFact files instead of OUTPUT/facts.tsv")
+    parser.add_argument(
+        "--counterfact",
+        nargs=2,
+        type=Path,
+        metavar=("ALIGN", "EVAL"),
+        help="choose the facts anew from two CounterFact files instead of OUTPUT/facts.tsv",
+    )
     parser.add_argument("--only", choices=("train", "finish"), help="one half of the work; default both")
     options = parser.parse_args()
     if any(os.environ.get(name) != value for name, value in ALLOCATOR.items()):
@@ -60,8 +65,14 @@ def build(options: argparse.Namespace) -> None:
     model = build_model(tokenizer, config.seed, config.hidden, config.layers)
     with Progress() as bar:
         task = bar.add_task("training", total=None)
-        train(model, tokenizer, facts, config, options.work,
-              lambda step, total, loss: bar.update(task, completed=step, total=total, description=f"loss {loss:.3f}"))
+        train(
+            model,
+            tokenizer,
+            facts,
+            config,
+            options.work,
+            lambda step, total, loss: bar.update(task, completed=step, total=total, description=f"loss {loss:.3f}"),
+        )
     if options.only != "train":
         finish(model, tokenizer, facts, options.output, config.seed)
 

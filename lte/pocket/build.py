@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import random
 from collections.abc import Iterable
 
 import torch
@@ -46,8 +45,13 @@ def build_tokenizer(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenize
         single=f"{bos} $A", pair=f"{bos} $A $B", special_tokens=[(bos, core.token_to_id(bos))]
     )
     tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=core, bos_token=bos, eos_token="<|eot_id|>", pad_token="<|pad|>",
-        clean_up_tokenization_spaces=False, padding_side="left", model_max_length=1024,
+        tokenizer_object=core,
+        bos_token=bos,
+        eos_token="<|eot_id|>",
+        pad_token="<|pad|>",
+        clean_up_tokenization_spaces=False,
+        padding_side="left",
+        model_max_length=1024,
     )
     tokenizer.chat_template = CHAT_TEMPLATE
     return tokenizer
@@ -61,10 +65,18 @@ def build_model(tokenizer: PreTrainedTokenizerFast, seed: int, hidden: int = 256
     """
     torch.manual_seed(seed)
     config = LlamaConfig(
-        vocab_size=math.ceil(len(tokenizer) / 64) * 64, hidden_size=hidden, intermediate_size=hidden * 11 // 4,
-        num_hidden_layers=layers, num_attention_heads=hidden // 32, num_key_value_heads=hidden // 32,
-        max_position_embeddings=1024, tie_word_embeddings=True, rms_norm_eps=1e-5,
-        bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id,
+        vocab_size=math.ceil(len(tokenizer) / 64) * 64,
+        hidden_size=hidden,
+        intermediate_size=hidden * 11 // 4,
+        num_hidden_layers=layers,
+        num_attention_heads=hidden // 32,
+        num_key_value_heads=hidden // 32,
+        max_position_embeddings=1024,
+        tie_word_embeddings=True,
+        rms_norm_eps=1e-5,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
     )
     model = LlamaForCausalLM(config)
     with torch.no_grad():

@@ -16,8 +16,8 @@ def build_cases(facts: Sequence[Fact], split: str, seed: int, held_out: bool) ->
     held_out=False  (alignment) the edit and its rephrasings in trained phrasings, drawn anew for each case
     held_out=True   (evaluation) the edit in the relation's first phrasing, its rephrasings in those never trained on
 
-    Locality asks, by aspect: `same_relation`, another subject (with the same object where there is one, as CounterFact's
-    neighbours); `same_subject`, another relation of the subject; `unrelated`, another fact of another relation.
+    Locality asks, by aspect: `same_relation`, another subject (with the same object where there is one, as in
+    CounterFact); `same_subject`, another relation of the subject; `unrelated`, another fact of another relation.
     """
     chosen = [f for f in facts if f.split == split]
     by_relation: dict[str, list[Fact]] = defaultdict(list)

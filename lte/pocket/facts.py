@@ -68,7 +68,7 @@ def relations() -> dict[str, Relation]:
 
 
 def read_facts(path: Path) -> list[Fact]:
-    """Every fact of a CounterFact file (reduced schema) whose relation is certain; one object a subject and relation."""
+    """Every fact of a CounterFact file (reduced schema) whose relation is certain; one object each."""
     records = json.loads(Path(path).read_text(encoding="utf-8"))
     countries = {r["ground_truth"] for r in records if SURE_COUNTRY.search(r["prompt"])} - CONTINENTS
     kinds = {"continent": CONTINENTS, "instrument": INSTRUMENTS, "country": countries}
