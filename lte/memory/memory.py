@@ -143,6 +143,7 @@ class EditMemory:
 
     def history(self, id: str) -> Changes:
         """Everything that happened to the edit, in order."""
+        self._check_open()
         return self._store.history(id)
 
     def recall(self, query: str, k: int = 3, namespace: str = NAMESPACE) -> Recall:

@@ -89,9 +89,13 @@ class Store:
         sa.event.listen(self._engine, "connect", self._on_connect)
         sa.event.listen(self._engine, "begin", _on_begin)
         try:
-            with self.writing() as db:
-                self._prepare(db)
-                self.memory_id = str(db.scalar(sa.select(_meta.c.value).where(_meta.c.key == "memory")))
+            with self.reading() as db:  # a reader waits for nobody
+                ready = self._is_ours(db)
+            if not ready:
+                with self.writing() as db:
+                    self._make(db)
+            with self.reading() as db:
+                self.memory_id = str(self._meta(db, "memory"))
         except BaseException:
             self.close()
             raise
@@ -197,24 +201,30 @@ class Store:
         with self._turn, self._told(), self._engine.connect().execution_options(write=True) as db, db.begin():
             yield db
 
-    def _prepare(self, db: sa.Connection) -> None:
+    def _is_ours(self, db: sa.Connection) -> bool:
+        """Whether the tables are there; those of anything else, or of another schema, are refused."""
         names = sa.inspect(db).get_table_names()
-        if names and not {"meta", "events", "vectors"} <= set(names):
-            raise MemoryFault(
-                f"{self.path}: is a database of something else (has {', '.join(names)}); name another file"
-            )
         if not names:
-            _tables.create_all(db)
-            for trigger in _TRIGGERS:
-                db.exec_driver_sql(trigger)
-            about = {"schema": str(SCHEMA), "memory": uuid.uuid4().hex}
-            db.execute(_meta.insert(), [{"key": key, "value": value} for key, value in about.items()])
+            return False
+        if not {"meta", "events", "vectors"} <= set(names):
+            found = ", ".join(names)
+            raise MemoryFault(f"{self.path}: is a database of something else (has {found}); name another file")
         schema = int(self._meta(db, "schema") or 0)
         if schema != SCHEMA:
             raise MemoryFault(
                 f"{self.path}: has schema {schema}, this lte reads schema {SCHEMA}; "
                 + ("use the newer lte that wrote it" if schema > SCHEMA else "name a file that an lte memory wrote")
             )
+        return True
+
+    def _make(self, db: sa.Connection) -> None:
+        if self._is_ours(db):  # another process was quicker
+            return
+        _tables.create_all(db)
+        for trigger in _TRIGGERS:
+            db.exec_driver_sql(trigger)
+        about = {"schema": str(SCHEMA), "memory": uuid.uuid4().hex}
+        db.execute(_meta.insert(), [{"key": key, "value": value} for key, value in about.items()])
 
     def _meta(self, db: sa.Connection, key: str) -> str | None:
         return db.scalar(sa.select(_meta.c.value).where(_meta.c.key == key))

@@ -2,21 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from fake_encoder import FakeEncoder
+from memory_samples import CONFIG, FakeEncoder, OpenMemory
 
-from lte import Edit
 from lte.memory import EditMemory, MemoryConfig
-
-CONFIG = MemoryConfig(threshold=0.95, mention_threshold=0.2, free_threshold=0.8, lock_timeout=0.2)
-OpenMemory = Callable[..., EditMemory]
-
-TONGUE = Edit("The mother tongue of Ada Quill is", "Breton", subject="Ada Quill", aliases=("A. Quill",))
-CAPITAL = Edit("The capital of Vorland is", "Ostby", subject="Vorland")
-NOTE = Edit("Our office opens at", "nine on Mondays")
 
 
 @pytest.fixture

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from fake_encoder import FakeEncoder
+from memory_samples import FakeEncoder
 
 from lte import Edit
 from lte.memory.gate import Thresholds
@@ -120,7 +120,10 @@ def test_free_texts_behind_one_prompt_are_not_one_topic() -> None:
 
 def test_an_unmentioned_subject_asks_for_nearly_the_same_words() -> None:
     gate = Thresholds(named=0.95, mentioned=0.2, free=0.6)
-    edits = [Edit("The twin town of Vorland is", "Ostby", subject="Vorland"), Edit("The twin town of the club is", "Ri")]
+    edits = [
+        Edit("The twin town of Vorland is", "Ostby", subject="Vorland"),
+        Edit("The twin town of the club is", "Ri"),
+    ]
     index = filled(edits)
     assert ask(index, "The twin town of Nordby is", thresholds=gate) == [("e2", False)]
     assert ask(index, "tell me of Vorland and its twin", thresholds=gate) == [("e1", True)]

@@ -1,18 +1,20 @@
-"""An encoder for tests: the words of a text, each hashed to a direction. No model, same vectors everywhere."""
+"""What the tests of the memory share: an encoder without a model, and a few edits."""
 
 from __future__ import annotations
 
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from lte import Edit
+from lte.memory import EditMemory, MemoryConfig
 from lte.memory.encoder import Vectors
 from lte.memory.gate import words
 
 
 class FakeEncoder:
-    """Texts that share words lie near each other."""
+    """Each word of a text is hashed to a direction: texts that share words lie near each other, the same everywhere."""
 
     def __init__(self, id: str = "fake", dim: int = 64) -> None:
         self.id, self.dim = id, dim
@@ -26,3 +28,11 @@ class FakeEncoder:
                 seed = zlib.crc32(f"{self.id} {word}".encode())
                 row += np.random.default_rng(seed).standard_normal(self.dim).astype(np.float32)
         return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+
+
+CONFIG = MemoryConfig(threshold=0.95, mention_threshold=0.2, free_threshold=0.8, lock_timeout=0.2)
+OpenMemory = Callable[..., EditMemory]
+
+TONGUE = Edit("The mother tongue of Ada Quill is", "Breton", subject="Ada Quill", aliases=("A. Quill",))
+CAPITAL = Edit("The capital of Vorland is", "Ostby", subject="Vorland")
+NOTE = Edit("Our office opens at", "nine on Mondays")
