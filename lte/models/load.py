@@ -7,7 +7,8 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
+from transformers.models.auto.tokenization_auto import get_tokenizer_config
 
 from lte.models.layout import Layout, ModelError
 from lte.models.lm import LM
@@ -39,7 +40,7 @@ def load_model(
     if folder.is_dir() and not any((folder / f).exists() for f in ("tokenizer.json", "tokenizer.model", "vocab.json")):
         raise ModelError(f"{name}: holds no tokenizer; save it beside the weights: tokenizer.save_pretrained('{name}')")
     try:
-        tokenizer = AutoTokenizer.from_pretrained(source, revision=revision)
+        tokenizer = _tokenizer(source, revision)
         model = AutoModelForCausalLM.from_pretrained(source, dtype=kind, revision=revision)
     except (OSError, ValueError, RuntimeError, ImportError, SafetensorError) as error:
         raise ModelError(
@@ -59,6 +60,13 @@ def pocket_home() -> Path:
         if (folder / "config.json").exists():
             return folder
     raise ModelError("the pocket model is not installed; `python -m lte.pocket` builds it into data/pocket")
+
+
+def _tokenizer(source: str, revision: str | None) -> PreTrainedTokenizerBase:
+    """The tokenizer as its own file describes it; for some architectures `AutoTokenizer` would split words anew."""
+    kind = get_tokenizer_config(source, revision=revision).get("tokenizer_class")
+    plain = kind in ("PreTrainedTokenizerFast", "TokenizersBackend")
+    return (PreTrainedTokenizerFast if plain else AutoTokenizer).from_pretrained(source, revision=revision)
 
 
 def _device(name: str) -> torch.device:

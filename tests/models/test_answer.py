@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -54,7 +55,7 @@ def test_an_answer_stops_at_any_end_token(any_lm: LM) -> None:
 def test_a_plain_answer_is_one_line_and_reads_on_over_line_ends_before_it(tiny_lm: LM) -> None:
     lm = LM.of(tiny_lm.model, gpt2_like(), chat=False)
     script = [lm.tokenizer(t)["input_ids"] for t in ("\n", "\n", " French", ".", "\n", " known")]
-    follow = {a[-1]: b[-1] for a, b in zip(script[1:], script[2:], strict=False)}
+    follow = {a[-1]: b[-1] for a, b in pairwise(script[1:])}
     line, first = script[0][-1], script[2][-1]
     seen: list[int] = []
 
@@ -196,8 +197,8 @@ def test_the_hooks_are_gone_after_an_error(lm: LM) -> None:
 
 
 def test_an_adapter_that_was_not_loaded_is_named(lm: LM) -> None:
-    with pytest.raises(ModelError, match=r"no adapter 'three'; load_adapter was given \['one', 'two'\]"), lm.using("three"):
-        pass
+    with pytest.raises(ModelError, match=r"no adapter 'three'; load_adapter was given \['one', 'two'\]"):
+        lm.using("three").__enter__()
     lm.routes.append(lambda queries: [Prompt(q, "three") for q in queries])
     with pytest.raises(ModelError, match="no adapter 'three'"):
         lm.answer(["a"])

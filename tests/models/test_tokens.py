@@ -158,7 +158,8 @@ def test_b4_the_target_decodes_to_itself(name: str, prompt: str, target: str) ->
 def test_b4_blanks_around_a_target_and_behind_a_prompt_change_nothing(name: str) -> None:
     lm = LMS[name]
     plain = lm.with_targets([lm.render("The capital is")], ["Paris"])
-    for prompt, target in [("The capital is", " Paris"), ("The capital is ", "Paris"), ("The capital is  ", "Paris \n")]:
+    for prompt, target in [("", " Paris"), (" ", "Paris"), ("  ", "Paris \n")]:
+        prompt = f"The capital is{prompt}"
         assert lm.with_targets([lm.render(prompt)], [target]) == plain
 
 
