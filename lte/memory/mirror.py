@@ -57,15 +57,15 @@ class Mirror:
         return [encoded[[row[t] for t in of_edit]] for of_edit in texts]
 
     def rebuild(self) -> None:
-        """Encode every edit in force anew and build the index from that."""
+        """Encode every edit in force anew and build the index from that; readers have the old one until it stands."""
+        live = _in_force(self.store.changes())
+        if self.store.encoder():
+            encoded = self.encode([edit for _, edit in live], self.encoder.dim)
+            by_seq = {change.seq: vectors for (change, _), vectors in zip(live, encoded)}
+            self.store.encode_with(self.encoder.id, self.encoder.dim, by_seq, replace=True)
         with self._lock:
-            live = _in_force(self.store.changes())
-            if live:
-                encoded = self.encode([edit for _, edit in live], self.encoder.dim)
-                by_seq = {change.seq: vectors for (change, _), vectors in zip(live, encoded)}
-                self.store.encode_with(self.encoder.id, self.encoder.dim, by_seq, replace=True)
-            self._index, self._seq, self._saved = None, 0, 0
-            self.index()
+            last = self.store.last()
+            self._index, self._seq, self._saved = self._built(last, {}) if last else None, last, 0
 
     def differences(self) -> list[str]:
         """Where the index is not what the log makes it."""

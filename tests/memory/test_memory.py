@@ -9,8 +9,9 @@ import pytest
 from memory_samples import CAPITAL, CONFIG, NOTE, TONGUE, FakeEncoder, OpenMemory
 
 from lte import Edit
+from lte.config import load
 from lte.edits import EditError
-from lte.memory import EditMemory, MemoryFault
+from lte.memory import EditMemory, MemoryConfig, MemoryFault
 
 
 def test_an_edit_is_recalled_as_soon_as_it_is_added(memory: EditMemory) -> None:
@@ -177,6 +178,10 @@ def test_a_batch_is_written_whole_or_not_at_all(memory: EditMemory) -> None:
     with pytest.raises(RuntimeError, match="out of memory"):
         memory.add_many([TONGUE, CAPITAL])
     assert memory.list() == [] == memory._store.changes()
+
+
+def test_the_settings_file_holds_the_defaults() -> None:
+    assert load(MemoryConfig, Path(__file__).parents[2] / "configs" / "memory.yaml") == MemoryConfig()
 
 
 def test_a_closed_memory_says_so(memory: EditMemory) -> None:

@@ -167,6 +167,14 @@ def test_another_encoder_is_refused_until_the_memory_is_encoded_anew(open_memory
     assert first.recall("Ada Quill")[0].edit == edits[0]
 
 
+def test_an_emptied_memory_takes_another_encoder(open_memory: OpenMemory) -> None:
+    first = open_memory()
+    first.delete(first.add(TONGUE).id or "")
+    first.close()
+    anew = open_memory(encoder=FakeEncoder("other", dim=32), rebuild=True)
+    assert anew.list() == [] and anew.add(CAPITAL).id == "e00000003" and anew.recall("capital of Vorland")
+
+
 def test_lost_vectors_are_encoded_again(open_memory: OpenMemory, path: Path, caplog: pytest.LogCaptureFixture) -> None:
     config = CONFIG.model_copy(update={"index_file": False})
     memory = open_memory(config)
