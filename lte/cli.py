@@ -1,0 +1,277 @@
+"""The command line: it parses, imports the room a command needs, and prints; it decides nothing itself.
+
+stdout is data, stderr is progress and logs. Exit codes: 0 ok, 1 a check failed, 2 usage or bad input.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from enum import Enum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from lte.cli_memory import CHECK_FAILED, QUIET, console, memories
+
+BAD_INPUT = 2
+EXTRAS = {
+    **dict.fromkeys(("trl", "peft", "datasets", "accelerate", "deepspeed"), "align"),
+    **dict.fromkeys(("fastapi", "starlette", "uvicorn", "httpx"), "serve"),
+}
+
+
+def fail(error: Exception) -> str | None:
+    """What to tell the operator; nothing where the error is a mistake of ours and deserves its traceback."""
+    if type(error).__module__.split(".")[0] == "lte" and isinstance(error, (ValueError, RuntimeError)):
+        return str(error)
+    if isinstance(error, ModuleNotFoundError) and error.name in EXTRAS:
+        return f"this command needs {error.name}; pip install 'lte[{EXTRAS[error.name]}]'"
+    if isinstance(error, OSError) and error.filename:
+        return f"{error.filename}: {error.strerror}"
+    return None
+
+
+class Commands(TyperGroup):
+    """Commands whose refusals are one message on stderr and exit code 2."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the command; `--debug` lets a refusal through with its traceback."""
+        try:
+            return super().invoke(ctx)
+        except Exception as error:
+            message = None if ctx.params.get("debug") else fail(error)
+            if message is None:
+                raise
+            typer.echo(f"lte: {message}", err=True)
+            raise typer.Exit(BAD_INPUT) from error
+
+
+class Evaluations(TyperGroup):
+    """`lte evaluate CONFIG` is short for `lte evaluate run CONFIG`: any first word but a command's is a config."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Put the left-out `run` in its place."""
+        if args and args[0] not in self.commands and args[0] not in ("--help", "-h"):
+            args = ["run", *args]
+        return super().parse_args(ctx, args)
+
+
+app = typer.Typer(cls=Commands, add_completion=False, pretty_exceptions_enable=False, **QUIET)
+evaluations = typer.Typer(cls=Evaluations, **QUIET)
+app.add_typer(evaluations, name="evaluate", help="Ask every editor the same questions, and report.")
+app.add_typer(memories, name="memory", help="Keep edits, recall those a query touches.")
+
+
+class Report(str, Enum):
+    """How results are printed."""
+
+    table = "table"
+    md = "md"
+    csv = "csv"
+    json = "json"
+    html = "html"
+
+
+class Export(str, Enum):
+    """What an edited model is saved as."""
+
+    model = "model"
+
+
+Overrides = Annotated[
+    list[str], typer.Option("--set", metavar="NAME=VALUE", help="Override a setting, as in a.b=c; may be repeated.")
+]
+
+ReportForm = Annotated[Report, typer.Option("-o", help="How to print the results.")]
+
+
+@app.callback(invoke_without_command=True)
+def root(
+    version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Log more to stderr.")] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+) -> None:
+    """Keep a language model's knowledge current: state a fact, and the model answers by it."""
+    if version:
+        from lte import __version__
+
+        typer.echo(f"lte {__version__}")
+        raise typer.Exit
+    logging.basicConfig(stream=sys.stderr, format="%(levelname)s %(name)s: %(message)s")
+    logging.getLogger("lte").setLevel(logging.DEBUG if debug else logging.INFO if verbose else logging.WARNING)
+    if not verbose:
+        os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")  # a bar for each small model that is loaded
+
+
+@app.command()
+def demo(
+    output: Annotated[Path, typer.Option(help="Where the report goes.")] = Path("report.html"),
+    cases: Annotated[int, typer.Option(min=1, help="Held-out cases in the comparison.")] = 100,
+) -> None:
+    """Show the whole of it on the bundled pocket model: edit, ask, take back, compare. Offline, about 3 minutes."""
+    from lte.pocket.demo import run
+
+    run(output, cases)
+
+
+@app.command()
+def align(
+    config: Annotated[Path, typer.Argument(help="Settings (YAML), e.g. configs/align/pocket.yaml.")],
+    overrides: Overrides = [],  # noqa: B006  typer reads it and never writes
+    preview: Annotated[int, typer.Option(min=0, help="Print N rendered samples, the learned part in ⟦ ⟧.")] = 0,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Check everything, train nothing.")] = False,
+    resume: Annotated[str, typer.Option(metavar="auto|none|PATH", help="Which checkpoint to go on from.")] = "auto",
+) -> None:
+    """Teach a model to heed the edits in its prompt. Over several devices: deepspeed launch/align.sh CONFIG"""
+    from lte.align.train import main as align_main
+
+    made = align_main(config, overrides, preview, dry_run, resume)
+    for sample in made.pop("samples", ()):
+        typer.echo(f"{sample}\n")
+    typer.echo(json.dumps(made, ensure_ascii=False, indent=1))
+
+
+@app.command()
+def edit(
+    config: Annotated[str, typer.Argument(help="Settings of an editor (YAML), or an editor's name for its defaults.")],
+    edits: Annotated[Path, typer.Option(help="The edits, one JSON object a line.")],
+    model: Annotated[str, typer.Option(help="The model to edit: a folder, a hub id, or pocket.")],
+    output: Annotated[Path, typer.Option(help="Folder for the edited model; it must be new or empty.")],
+    export: Annotated[Export, typer.Option(help="model: a checkpoint that transformers and vLLM load.")] = Export.model,
+    overrides: Overrides = [],  # noqa: B006
+) -> None:
+    """Write edits into a model's weights and save it."""
+    from lte.edits import read_edits
+
+    facts = read_edits(edits)
+    if output.exists() and (not output.is_dir() or any(output.iterdir())):
+        raise typer.BadParameter(f"{output} is not empty; name a new folder", param_hint="--output")
+
+    from lte.editors import EDITORS, editor, editor_from
+    from lte.models import load_model
+
+    method = editor(config, None, overrides) if config in EDITORS else editor_from(config, overrides)
+    lm = load_model(model)
+    with method.apply(lm, facts):
+        if lm.routes:
+            raise typer.BadParameter(
+                f"{method.name} works in the prompt and leaves the weights as they are; serve it with `lte serve`, "
+                "or name an editor that writes weights (ft, rome)"
+            )
+        lm.model.save_pretrained(output)
+        lm.tokenizer.save_pretrained(output)
+    logging.getLogger("lte").info("%d edits in %s", len(facts), output)
+    typer.echo(output)
+
+
+@app.command()
+def serve(
+    config: Annotated[Path | None, typer.Argument(help="Settings (YAML); left out: the pocket model.")] = None,
+    overrides: Overrides = [],  # noqa: B006
+) -> None:
+    """Serve a model that keeps up with its edits, behind the OpenAI API."""
+    from lte.config import load
+    from lte.serve.config import ServeConfig
+    from lte.serve.run import serve as listen
+
+    logging.getLogger("lte").setLevel(logging.INFO)  # where it listens is what one wants to know
+    listen(load(ServeConfig, config, overrides))
+
+
+# --- evaluate --------------------------------------------------------------------------------------------------------
+
+
+@evaluations.command("run")
+def evaluate_run(
+    config: Annotated[Path, typer.Argument(help="Settings (YAML), e.g. configs/evaluate/quick.yaml.")],
+    overrides: Overrides = [],  # noqa: B006
+    editors: Annotated[str | None, typer.Option(metavar="NAME,NAME", help="These editors; none is no edit.")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="The first N cases.")] = None,
+    output: Annotated[Path | None, typer.Option(help="Folder for samples and results.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the newest run in the folder.")] = False,
+    form: ReportForm = Report.table,
+) -> None:
+    """Evaluate; `lte evaluate CONFIG` is enough. A report.html goes beside the results.
+
+    Exit code 1: some answers do not come from the model they should come from, or some were not given.
+    """
+    from lte.config import load
+    from lte.evaluate.config import EvaluateConfig
+
+    more = [*overrides]
+    more += [f"editors=[{editors}]"] if editors else []
+    more += [f"limit={limit}"] if limit else []
+    chosen = load(EvaluateConfig, config, more)
+
+    from lte.editors import editor
+    from lte.evaluate.report import render
+    from lte.evaluate.run import build_editors, evaluate_main
+    from lte.models import load_model
+    from lte.pocket import home
+
+    made = build_editors(chosen, editor)
+    pocket = home() / "cases.jsonl" if chosen.benchmark == "pocket" else None
+    with progress_bars() as report:
+        lm = load_model(chosen.model)
+        results = evaluate_main(chosen, lm, made, output, pocket, resume, report, " ".join(["lte", *sys.argv[1:]]))
+    (results.folder / "report.html").write_text(str(render(results, "html")), encoding="utf-8")
+    put(render(results, form.value))
+    if not results.valid:
+        raise typer.Exit(CHECK_FAILED)
+
+
+@evaluations.command("report")
+def evaluate_report(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="The --output folder of an evaluation.")],
+    form: ReportForm = Report.table,
+) -> None:
+    """Print the newest results of a folder; html is a page by itself: `-o html > report.html`."""
+    from lte.evaluate.report import render
+
+    put(render(folder, form.value))
+
+
+@evaluations.command("ls")
+def evaluate_ls() -> None:
+    """Print the benchmarks, metrics and protocols there are."""
+    from lte.evaluate.report import catalogue
+
+    put(catalogue())
+
+
+def put(shown: Any) -> None:
+    """Print text as it is, and a table as a table."""
+    if isinstance(shown, str):
+        typer.echo(shown, nl=not shown.endswith("\n"))
+    else:
+        console().print(shown)
+
+
+@contextmanager
+def progress_bars() -> Iterator[Callable[[str, int, int], None]]:
+    """A bar on stderr for each task: call it with the task, how much is done, and how much there is."""
+    from rich.console import Console
+    from rich.progress import MofNCompleteColumn, Progress, TimeRemainingColumn
+
+    bars: dict[str, Any] = {}
+    columns = (*Progress.get_default_columns()[:2], MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True)) as progress:
+
+        def report(task: str, done: int, total: int) -> None:
+            if task not in bars:
+                bars[task] = progress.add_task(task, total=total)
+            progress.update(bars[task], completed=done)
+
+        yield report
+
+
+def main() -> None:
+    """Run the command line."""
+    app(prog_name="lte")
