@@ -41,7 +41,9 @@ def build_app(config: ServeConfig, engine: Engine, memory: Memory) -> FastAPI:
         await store.close()
         logger.info("closed the engine and the memory")
 
-    app = FastAPI(title="lte", version=__version__, lifespan=lifespan, docs_url=None, redoc_url=None)
+    app = FastAPI(
+        title="lte", version=__version__, lifespan=lifespan, docs_url=None, redoc_url=None, redirect_slashes=False
+    )
     install(app)
     app.add_middleware(BodyLimit, limit=config.limits.body_bytes)
     app.add_middleware(RequestId)  # the outermost: a 413 has a name too

@@ -7,14 +7,17 @@ from typing import Annotated
 from pydantic import AfterValidator, Field
 
 from lte.config import Config
-from lte.edits import checked
+from lte.edits import EditError, checked
 from lte.memory import MemoryConfig
 
 
 def _named(namespace: str) -> str:
     if not namespace.strip():
         raise ValueError("empty; name a namespace, or leave it out for the server's own")
-    return checked("namespace", namespace)
+    try:
+        return checked("namespace", namespace)
+    except EditError as error:
+        raise ValueError(str(error).partition(": ")[2]) from error
 
 
 Namespace = Annotated[str, AfterValidator(_named)]  # edits of one are never recalled for a question to another

@@ -94,7 +94,7 @@ def from_validation(errors: Sequence[Mapping[str, Any]]) -> ServeError:
     param = name_of(worst["loc"])
     if not param:
         return bad_request(f"the body: {worst['msg']}; send a JSON object as application/json", None)
-    alike = [e["msg"] for e in errors if name_of(e["loc"]) == param]
+    alike = [str(e["msg"]).removeprefix("Value error, ") for e in errors if name_of(e["loc"]) == param]
     return bad_request(f"{param}: {' or '.join(dict.fromkeys(alike))}", param)
 
 

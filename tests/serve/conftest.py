@@ -22,7 +22,7 @@ from lte.serve.config import Limits, ServeConfig
 from lte.serve.engine import EmbeddedEngine
 from lte.serve.run import listening, uvicorn_config
 
-CONTEXT = 200  # of the fake model, in words
+PATIENCE = 60  # seconds, for a machine that is busy with something else
 
 
 class FakeTokenizer:
@@ -44,6 +44,7 @@ class FakeModel:
         default_factory=lambda: {"lte": SimpleNamespace(manifest={"template": TEMPLATE_ID})}
     )
     pause: float = 0.0  # seconds a word
+    context: int = 200  # words
     on: str | None = None
     words: int = 0  # made so far, all answers together
     asked: int = 0  # answers begun
@@ -52,7 +53,7 @@ class FakeModel:
     fail: Exception | None = None
 
     def __post_init__(self) -> None:
-        settings = SimpleNamespace(max_position_embeddings=CONTEXT)
+        settings = SimpleNamespace(max_position_embeddings=self.context)
         self.model = SimpleNamespace(config=SimpleNamespace(get_text_config=lambda decoder: settings))
         self.tokenizer = FakeTokenizer()
 
@@ -177,10 +178,10 @@ class Served:
     server: uvicorn.Server
 
     def client(self, retries: int = 0) -> openai.OpenAI:
-        return openai.OpenAI(base_url=f"{self.url}/v1", api_key="none", max_retries=retries, timeout=20)
+        return openai.OpenAI(base_url=f"{self.url}/v1", api_key="none", max_retries=retries, timeout=PATIENCE)
 
     def async_client(self) -> openai.AsyncOpenAI:
-        return openai.AsyncOpenAI(base_url=f"{self.url}/v1", api_key="none", max_retries=0, timeout=20)
+        return openai.AsyncOpenAI(base_url=f"{self.url}/v1", api_key="none", max_retries=0, timeout=PATIENCE)
 
 
 @contextmanager
@@ -196,11 +197,11 @@ def serving(lm: Any, memory: Any, config: ServeConfig) -> Iterator[Served]:
             yield Served(f"http://127.0.0.1:{door.getsockname()[1]}", lm, memory, server)
         finally:
             server.should_exit = True
-            thread.join(20)
+            thread.join(PATIENCE)
             assert not thread.is_alive(), "the server did not end"
 
 
-def until(true: Callable[[], bool], seconds: float = 10.0) -> None:
+def until(true: Callable[[], bool], seconds: float = PATIENCE) -> None:
     """Wait until it is so."""
     end = time.monotonic() + seconds
     while not true():

@@ -15,7 +15,7 @@ FACT = {"prompt": "The king of Thule is", "target_new": "Olaf", "subject": "Thul
 
 @pytest.fixture
 def http(served: Any) -> Any:
-    with httpx.Client(base_url=served.url) as client:
+    with httpx.Client(base_url=served.url, timeout=60) as client:
         yield client
 
 

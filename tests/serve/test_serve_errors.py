@@ -8,8 +8,14 @@ from typing import Any
 import httpx
 import openai
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from lte.serve.completions import NEUTRAL
+from lte.serve.wire import ChatRequest, TextRequest
 
 ASK = {"model": "pocket", "messages": [{"role": "user", "content": "Lunaria?"}]}
+HTTP = httpx.Client(timeout=60)
 JSON = {"content-type": "application/json"}
 IMAGE = {"type": "image_url", "image_url": {"url": "http://x"}}
 
@@ -72,9 +78,20 @@ def test_a_bad_request_is_refused_by_parameter(
     if stream and isinstance(body, dict):
         body = {"stream": True, **body}
     content = json.dumps(body)  # httpx's own would not send half a surrogate pair; other clients do
-    reply = httpx.post(f"{steady.url}/v1/chat/completions", content=content, headers=JSON)
+    reply = HTTP.post(f"{steady.url}/v1/chat/completions", content=content, headers=JSON)
     assert (reply.status_code, shape(reply)["param"]) == (status, param)
 
+
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=5,
+)
+GOOD: dict[str, dict[str, Any]] = {
+    "chat/completions": ASK | {"max_tokens": 5},
+    "completions": {"model": "pocket", "prompt": "Lunaria", "max_tokens": 5},
+}
+FIELDS = [*ChatRequest.model_fields, *TextRequest.model_fields, *NEUTRAL, "no_such_field"]
 
 TEXT = {"model": "pocket", "prompt": "x"}
 
@@ -93,13 +110,13 @@ TEXT = {"model": "pocket", "prompt": "x"}
     ],
 )
 def test_a_bad_text_request_is_refused_by_parameter(steady: Any, change: dict[str, Any], param: str) -> None:
-    reply = httpx.post(f"{steady.url}/v1/completions", json=TEXT | change)
+    reply = HTTP.post(f"{steady.url}/v1/completions", json=TEXT | change)
     assert (reply.status_code, shape(reply)["param"]) == (400, param)
 
 
 @pytest.mark.parametrize("body", ["{", '{"model": "pocket", "messages": [', "\x00", "[" * 9000, ""])
 def test_what_is_not_json_is_400(steady: Any, body: str) -> None:
-    reply = httpx.post(f"{steady.url}/v1/chat/completions", content=body, headers=JSON)
+    reply = HTTP.post(f"{steady.url}/v1/chat/completions", content=body, headers=JSON)
     assert reply.status_code == 400
     assert shape(reply)["type"] == "invalid_request_error"
 
@@ -109,6 +126,8 @@ def test_what_is_not_json_is_400(steady: Any, body: str) -> None:
     [
         ("GET", "/v1/nothing", 404),
         ("GET", "/", 404),
+        ("GET", "/v1/edits/", 404),
+        ("GET", "/v1/edits/%ff", 404),
         ("GET", "/v1/models/gpt-4", 404),
         ("DELETE", "/v1/models", 405),
         ("GET", "/v1/chat/completions", 405),
@@ -116,7 +135,7 @@ def test_what_is_not_json_is_400(steady: Any, body: str) -> None:
     ],
 )
 def test_routes_that_are_not_there(steady: Any, method: str, path: str, status: int) -> None:
-    reply = httpx.request(method, steady.url + path)
+    reply = HTTP.request(method, steady.url + path)
     assert reply.status_code == status
     shape(reply)
     assert (status == 405) == ("allow" in reply.headers)
@@ -126,26 +145,35 @@ def test_routes_that_are_not_there(steady: Any, method: str, path: str, status: 
 def test_a_body_beyond_the_limit_is_413(steady: Any, declared: bool) -> None:
     big = b" " * 20_001
     content = big if declared else iter([big[:9000], big[9000:]])
-    reply = httpx.post(f"{steady.url}/v1/edits", content=content, headers=JSON)
+    reply = HTTP.post(f"{steady.url}/v1/edits", content=content, headers=JSON)
     assert reply.status_code == 413
     assert "20000 bytes" in shape(reply)["message"]
 
 
+@settings(max_examples=100, deadline=None, suppress_health_check=list(HealthCheck))
+@given(st.sampled_from(sorted(GOOD)), st.dictionaries(st.sampled_from(FIELDS), VALUES, max_size=3))
+def test_no_body_whatever_is_a_failure_of_the_server(steady: Any, route: str, change: dict[str, Any]) -> None:
+    reply = HTTP.post(f"{steady.url}/v1/{route}", content=json.dumps(GOOD[route] | change), headers=JSON)
+    assert reply.status_code < 500, reply.text
+    if reply.status_code >= 400:
+        shape(reply)
+
+
 def test_a_body_at_the_limit_is_read(steady: Any) -> None:
     body = json.dumps(ASK).ljust(20_000).encode()
-    reply = httpx.post(f"{steady.url}/v1/chat/completions", content=body, headers=JSON)
+    reply = HTTP.post(f"{steady.url}/v1/chat/completions", content=body, headers=JSON)
     assert reply.status_code == 200
 
 
 def test_a_failure_inside_is_500_without_its_particulars(steady: Any) -> None:
     steady.lm.fail = ZeroDivisionError("a secret")
-    reply = httpx.post(f"{steady.url}/v1/chat/completions", json=ASK)
+    reply = HTTP.post(f"{steady.url}/v1/chat/completions", json=ASK)
     assert reply.status_code == 500
     assert shape(reply)["type"] == "server_error"
     assert "secret" not in reply.text
     assert reply.headers["x-request-id"] in reply.text
     steady.lm.fail = None
-    assert httpx.post(f"{steady.url}/v1/chat/completions", json=ASK).status_code == 200
+    assert HTTP.post(f"{steady.url}/v1/chat/completions", json=ASK).status_code == 200
 
 
 def test_a_failure_in_the_middle_of_a_stream_raises_in_the_client(steady: Any) -> None:
@@ -178,6 +206,6 @@ def test_a_context_that_is_full_has_openais_code(steady: Any) -> None:
 
 
 def test_a_request_keeps_the_name_its_client_gave_it(steady: Any) -> None:
-    for given, kept in (("abc-1", True), ("x" * 65, False), ("a b", False)):
-        reply = httpx.get(f"{steady.url}/health", headers={"x-request-id": given})
-        assert (reply.headers["x-request-id"] == given) is kept
+    for name, kept in (("abc-1", True), ("x" * 65, False), ("a b", False)):
+        reply = HTTP.get(f"{steady.url}/health", headers={"x-request-id": name})
+        assert (reply.headers["x-request-id"] == name) is kept

@@ -25,6 +25,7 @@ FACT = Edit("The mother tongue of Danielle Darrieux is", "English", subject="Dan
 ABOUT_IT = "What is the mother tongue of Danielle Darrieux?"
 OTHER = "Where was Edwin of Northumbria born?"
 TOKENS = 12
+HTTP = httpx.Client(timeout=60)
 
 
 class WordEncoder:
@@ -81,18 +82,18 @@ def test_an_edit_acts_while_it_stands_and_nowhere_else(server: Any, lm: LM) -> N
     client = server.client()
     assert said(client, ABOUT_IT) == ("", before[ABOUT_IT])
     body = {"prompt": FACT.prompt, "target_new": FACT.target_new, "subject": FACT.subject}
-    id = httpx.post(f"{server.url}/v1/edits", json=body).json()["id"]
+    id = HTTP.post(f"{server.url}/v1/edits", json=body).json()["id"]
 
     assert said(client, ABOUT_IT) == (id, edited)
     assert said(client, OTHER) == ("", before[OTHER])
     assert said(client, ABOUT_IT, "tiny-llama:base") == ("", before[ABOUT_IT])
 
-    assert httpx.delete(f"{server.url}/v1/edits/{id}").status_code == 200
+    assert HTTP.delete(f"{server.url}/v1/edits/{id}").status_code == 200
     assert said(client, ABOUT_IT) == ("", before[ABOUT_IT])
     assert lm.weight_hash() == weights
-    history = httpx.get(f"{server.url}/v1/edits/{id}/history").json()["data"]
+    history = HTTP.get(f"{server.url}/v1/edits/{id}/history").json()["data"]
     assert [c["kind"] for c in history] == ["add", "delete"]
-    assert httpx.get(f"{server.url}/v1/edits/{id}").status_code == 404
+    assert HTTP.get(f"{server.url}/v1/edits/{id}").status_code == 404
 
 
 def test_sixteen_at_once_each_get_what_the_model_says_alone(server: Any, lm: LM) -> None:
@@ -142,15 +143,15 @@ def test_a_locked_database_is_503_and_nothing_is_lost(server: Any, tmp_path: Pat
     other = sqlite3.connect(tmp_path / "memory.db", isolation_level=None)
     other.execute("BEGIN IMMEDIATE")
     try:
-        reply = httpx.post(f"{server.url}/v1/edits", json=body)
+        reply = HTTP.post(f"{server.url}/v1/edits", json=body)
         assert (reply.status_code, reply.json()["error"]["code"]) == (503, "memory_unavailable")
         assert "locked by another process" in reply.json()["error"]["message"]
-        assert httpx.delete(f"{server.url}/v1/edits/{kept.id}").status_code == 503
+        assert HTTP.delete(f"{server.url}/v1/edits/{kept.id}").status_code == 503
         assert said(server.client(), ABOUT_IT)[0] == kept.id  # a lock on writing stops no answer
     finally:
         other.close()
-    assert [e["id"] for e in httpx.get(f"{server.url}/v1/edits").json()["data"]] == [kept.id]
-    assert httpx.post(f"{server.url}/v1/edits", json=body).status_code == 201
+    assert [e["id"] for e in HTTP.get(f"{server.url}/v1/edits").json()["data"]] == [kept.id]
+    assert HTTP.post(f"{server.url}/v1/edits", json=body).status_code == 201
 
 
 def test_a_full_disk_is_503_and_nothing_is_lost(server: Any, tmp_path: Path) -> None:
@@ -159,9 +160,9 @@ def test_a_full_disk_is_503_and_nothing_is_lost(server: Any, tmp_path: Path) -> 
         size = db.exec_driver_sql("PRAGMA page_count").scalar()
         db.exec_driver_sql(f"PRAGMA max_page_count = {size}")
     body = {"edits": [{"prompt": f"The capital of Land{i} is", "target_new": "x" * 2000} for i in range(50)]}
-    reply = httpx.post(f"{server.url}/v1/edits", json=body)
+    reply = HTTP.post(f"{server.url}/v1/edits", json=body)
     assert (reply.status_code, reply.json()["error"]["code"]) == (503, "memory_unavailable")
-    assert [e["id"] for e in httpx.get(f"{server.url}/v1/edits").json()["data"]] == [kept.id]
+    assert [e["id"] for e in HTTP.get(f"{server.url}/v1/edits").json()["data"]] == [kept.id]
     assert said(server.client(), ABOUT_IT)[0] == kept.id
 
 
