@@ -106,7 +106,8 @@ def finish(model, tokenizer, facts, output: Path, seed: int) -> None:
     rng = random.Random(f"cases/{seed}")
     cases = build_cases(facts, "eval", seed, held_out=True)
     write_jsonl(output / "cases.jsonl", sorted(rng.sample(cases, min(1000, len(cases))), key=lambda c: c.id))
-    write_jsonl(output / "align.jsonl", build_cases(facts, "align", seed, held_out=False))
+    aligned = build_cases(facts, "align", seed, held_out=False)
+    write_jsonl(output / "align.jsonl", rng.sample(aligned, min(2000, len(aligned))))
     corpus = Corpus(facts)
     lines = [" ".join(s.text for s in corpus.statements(rng)) for _ in range(300)]
     (output / "statistics.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")

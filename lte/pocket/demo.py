@@ -15,7 +15,7 @@ from rich.table import Table
 from lte.editors import editor
 from lte.edits import Case, read_cases
 from lte.evaluate import EvaluateConfig, evaluate
-from lte.evaluate.report import html, table
+from lte.evaluate.report import render
 from lte.memory import EditMemory
 from lte.models import LM, load_model
 from lte.pocket import home
@@ -90,8 +90,8 @@ def compare(lm: LM, cases: Sequence[Case], output: Path, out: Console, notes: Co
     with tempfile.TemporaryDirectory() as folder:
         with bar(f"comparing {len(COMPARED)} editors on {len(cases)} edits", len(COMPARED), notes) as step:
             results = evaluate(lm, editors, cases, config, folder, progress=lambda *_: step(), command="lte demo")
-        out.print(table(results))
-        output.write_text(html(results), encoding="utf-8")
+        out.print(render(results, "table"))
+        output.write_text(str(render(results, "html")), encoding="utf-8")
     out.print(f"report: {output}", highlight=False)
 
 
