@@ -41,6 +41,7 @@ class Handle:
     Handles of one model are a stack: each keeps what stood before it, so the newest goes first.
 
     edits    those in force, with ids where a memory gave them
+    undo     what takes them back; it is emptied into the handle, so until then a failure takes back what was done
     touched  names of the parameters that were changed; none for editors that work in the prompt
     """
 
@@ -48,8 +49,9 @@ class Handle:
         self, lm: LM, editor: str, edits: Sequence[Edit], undo: ExitStack, touched: Sequence[str] = ()
     ) -> None:
         self.editor, self.edits, self.touched = editor, tuple(edits), tuple(touched)
-        self._lm, self._undo = lm, undo
+        self._lm = lm
         lm.handles.append(self)
+        self._undo = undo.pop_all()
 
     @property
     def active(self) -> bool:

@@ -50,12 +50,12 @@ class FineTune:
         rows = answer_rows(lm, edits, subject=False, end=self.config.end_of_turn)
         size = self.config.batch_size
         parts = [rows[i : i + size] for i in range(0, len(rows), size)]
-        delta = self.train(lm, layer, [(part, look(lm, layer, [row.ids for row in part])) for part in parts])
+        delta = self.train(lm, layer, [(part, look(lm, layer, *_read(part))) for part in parts])
         with ExitStack() as undo:
             W = Rewrite(lm.mlp_out(layer))
             undo.callback(W.restore_)
             W.add_(delta)
-            return Handle(lm, self.name, edits, undo.pop_all(), [f"{lm.layout.mlp_out.format(layer)}.weight"])
+            return Handle(lm, self.name, edits, undo, [f"{lm.layout.mlp_out.format(layer)}.weight"])
 
     def train(self, lm: LM, layer: int, parts: Sequence[tuple[list[Row], Seen]]) -> Tensor:
         """Δ of the layer's weight, (out, in) in float32.
@@ -75,7 +75,7 @@ class FineTune:
             done = True
             gradient = torch.zeros_like(delta)
             for rows, seen in parts:  # a part's graph is freed before the next is built
-                loss, hit = answer_loss(rows, logits_from(lm, layer, seen, [row.places for row in rows], add_delta))
+                loss, hit = answer_loss(rows, logits_from(lm, layer, seen, add_delta))
                 if not torch.isfinite(loss).all():
                     raise EditorError(f"ft: the loss is not finite at step {step}; lower lr (now {c.lr})")
                 done &= bool((hit & (loss < c.stop_loss)).all())
@@ -88,3 +88,7 @@ class FineTune:
                 with torch.no_grad():
                     delta.clamp_(-c.norm, c.norm)
         return delta.detach()
+
+
+def _read(rows: Sequence[Row]) -> tuple[list[list[int]], list[list[int]]]:
+    return [row.ids for row in rows], [row.places for row in rows]

@@ -8,17 +8,15 @@ from contextlib import ExitStack
 from typing import Literal
 from weakref import WeakKeyDictionary
 
-import torch
 from pydantic import Field
 from torch import Tensor, nn
 
 from lte.edits import Edit
-from lte.editors.activations import look
 from lte.editors.base import Handle, Rewrite, checked
 from lte.editors.contexts import answer_rows, drift_rows, sampled_prefixes
 from lte.editors.solve import Factor, rank_one_update
 from lte.editors.statistics import StatisticsConfig, second_moments
-from lte.editors.values import ValueConfig, value_changes
+from lte.editors.values import ValueConfig, look_at_subjects, value_changes
 from lte.models import LM
 
 logger = logging.getLogger(__name__)
@@ -78,13 +76,13 @@ class Rome:
                 v = W.exact @ bare + delta
                 at = bare if self.config.key == "original" else None
                 W.add_(rank_one_update(W.exact, C, k, v, at))
-            return Handle(lm, self.name, edits, undo.pop_all(), [f"{lm.layout.mlp_out.format(layer)}.weight"])
+            return Handle(lm, self.name, edits, undo, [f"{lm.layout.mlp_out.format(layer)}.weight"])
 
     def pair(self, lm: LM, edit: Edit, layer: int, prefixes: Sequence[str]) -> tuple[Tensor, Tensor, Tensor]:
         """(key averaged over contexts, key of the bare prompt, change of the value), in float64."""
         asked = answer_rows(lm, [edit], prefixes)
         rows = asked + (drift_rows(lm, [edit]) if self.config.kl_weight else [])
-        seen = look(lm, layer, [row.ids for row in rows])
-        keys = torch.stack([seen.inputs[i, row.subject] for i, row in enumerate(asked)]).double()
+        seen = look_at_subjects(lm, layer, rows)
+        keys = seen.inputs[: len(asked), 0].double()
         [delta] = value_changes(lm, layer, rows, seen, self.config)
         return keys.mean(0), keys[0], delta.double()

@@ -9,7 +9,7 @@ from pydantic import Field
 from torch import Tensor
 
 from lte.config import Config
-from lte.editors.activations import Seen, logits_from
+from lte.editors.activations import Seen, logits_from, look
 from lte.editors.base import EditorError
 from lte.editors.contexts import Row, answer_loss
 from lte.models import LM
@@ -26,19 +26,24 @@ class ValueConfig(Config):
     stop_loss: float = Field(0.05, ge=0)  # an edit is done below it, once every answer token is argmax
 
 
+def look_at_subjects(lm: LM, layer: int, rows: Sequence[Row]) -> Seen:
+    """The rows from their subject's last token on, as the layer saw them; the subject stands at place 0."""
+    return look(lm, layer, [r.ids for r in rows], [r.places for r in rows], [r.subject for r in rows])
+
+
 def value_changes(lm: LM, layer: int, rows: Sequence[Row], seen: Seen, config: ValueConfig) -> Tensor:
     """δ of each edit, (edits, d) in float32: added to the MLP's output at the subject, it yields the answer.
 
     Meng et al., arXiv:2202.05262, Eq. 4:  mean over contexts of −log p(answer) + KL("{subject} is a") + decay
 
     rows  of all edits: `answer_rows`, an edit's bare prompt first, and `drift_rows`
-    seen  the forward of those rows; only the blocks from `layer` up run again
+    seen  what `look_at_subjects` gave for them; only the tokens and the blocks behind δ run again
 
     An edit that is done leaves the batch, so the others' forwards get cheaper. Only δ has a gradient.
     """
     count = 1 + max(row.edit for row in rows)
     bare = [next(i for i, row in enumerate(rows) if row.edit == e and row.asks) for e in range(count)]
-    first = torch.stack([seen.outputs[i, rows[i].subject] for i in bare]).float()
+    first = seen.outputs[bare, 0].float()
     size = torch.linalg.vector_norm(first, dim=1)
     delta = torch.zeros_like(first, requires_grad=True)
     optimiser = torch.optim.Adam([delta], lr=config.v_lr)
@@ -47,7 +52,7 @@ def value_changes(lm: LM, layer: int, rows: Sequence[Row], seen: Seen, config: V
     alive = list(range(count))
     for step in range(config.v_steps):
         here = [i for i, row in enumerate(rows) if row.edit in alive]
-        logits = _logits(lm, layer, [rows[i] for i in here], seen.only(here), delta)
+        logits = _logits(lm, layer, [rows[i].edit for i in here], seen.only(here), delta)
         loss, hit = _loss(rows, here, logits, taken_for, alive, config)
         loss = loss + config.v_decay * (torch.linalg.vector_norm(delta[alive], dim=1) / size[alive] ** 2).to(loss.device)
         if not torch.isfinite(loss).all():
@@ -65,16 +70,13 @@ def value_changes(lm: LM, layer: int, rows: Sequence[Row], seen: Seen, config: V
     return found
 
 
-def _logits(lm: LM, layer: int, rows: Sequence[Row], seen: Seen, delta: Tensor) -> Tensor:
-    """Logits at the rows' places with each edit's δ added at its subject."""
-    index = torch.arange(len(rows), device=delta.device)
-    subject = torch.tensor([row.subject for row in rows], device=delta.device)
-    owner = torch.tensor([row.edit for row in rows], device=delta.device)
+def _logits(lm: LM, layer: int, owners: Sequence[int], seen: Seen, delta: Tensor) -> Tensor:
+    """Logits at the rows' places with δ of each row's edit added at its subject."""
 
     def add(key: Tensor, out: Tensor) -> Tensor:
-        return out.index_put((index, subject), delta[owner].to(out.dtype), accumulate=True)
+        return torch.cat([out[:, :1] + delta[list(owners), None].to(out.dtype), out[:, 1:]], dim=1)
 
-    return logits_from(lm, layer, seen, [row.places for row in rows], add)
+    return logits_from(lm, layer, seen, add)
 
 
 def _loss(
