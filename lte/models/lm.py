@@ -312,10 +312,6 @@ class LM:
                 scores[i] = Score(p.mean().item(), hit.float().mean().item(), bool(hit.all()), len(p))
         return [s for s in scores if s is not None]
 
-    def head(self, hidden: Tensor) -> Tensor:
-        """Final hidden states through the output embeddings alone: (..., hidden) -> (..., vocabulary)."""
-        return self.model.get_output_embeddings()(hidden)
-
     @contextmanager
     def logits_at(self, pick: Callable[[Tensor], Tensor]) -> Iterator[None]:
         """Within: the model's logits are those of the final hidden states that `pick` takes, (rows, tokens, hidden).
