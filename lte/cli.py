@@ -178,11 +178,13 @@ def serve(
 ) -> None:
     """Serve a model that keeps up with its edits, behind the OpenAI API."""
     from lte.config import load
+    from lte.models import load_model
     from lte.serve.config import ServeConfig
     from lte.serve.run import serve as listen
 
     logging.getLogger("lte").setLevel(logging.INFO)  # where it listens is what one wants to know
-    listen(load(ServeConfig, config, overrides))
+    chosen = load(ServeConfig, config, overrides)
+    listen(chosen, lambda: load_model(chosen.model, chosen.device, chosen.dtype, chosen.adapter_path))
 
 
 # --- evaluate --------------------------------------------------------------------------------------------------------

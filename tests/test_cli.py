@@ -4,21 +4,22 @@ from __future__ import annotations
 
 import hashlib
 import json
-import sys
 from collections.abc import Sequence
 from pathlib import Path
-from types import ModuleType
 from typing import Any
+from unittest.mock import create_autospec
 
 import numpy as np
 import pytest
 from typer.testing import CliRunner, Result
 
-import lte
+import lte.align.train
+import lte.pocket.demo
+import lte.serve.run
 from lte.cli import app
 from lte.edits import Case, Edit, Probe, write_jsonl
 from lte.memory import EditMemory
-from lte.models import LM
+from lte.models import LM, ModelError
 
 STATEMENTS = [
     Edit("The capital of Vemmel is", "Ulm", "Vemmel", "Bern", ("Vem",)),
@@ -238,34 +239,30 @@ def test_a_table_shows_brackets_as_they_are(db: Path) -> None:
 
 
 def test_align_hands_on_its_options_and_prints_samples_before_figures(monkeypatch: pytest.MonkeyPatch) -> None:
-    seen: list[Any] = []
-
-    def main(*arguments: Any) -> dict[str, Any]:
-        seen.extend(arguments)
-        return {"rows": 7, "samples": ["one ⟦two⟧"]}
-
+    main = create_autospec(lte.align.train.main, return_value={"rows": 7, "samples": ["one ⟦two⟧"]})
     monkeypatch.setattr("lte.align.train.main", main)
     result = run("align", "c.yaml", "--set", "seed=1", "--set", "train.epochs=2", "--preview", "3", "--resume", "none")
-    assert seen == [Path("c.yaml"), ["seed=1", "train.epochs=2"], 3, False, "none"]
+    main.assert_called_once_with(Path("c.yaml"), ["seed=1", "train.epochs=2"], 3, False, "none")
     assert result.stdout == 'one ⟦two⟧\n\n{\n "rows": 7\n}\n'
 
 
 def test_serve_reads_its_settings_before_anything_is_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
-    seen: list[Any] = []
-    monkeypatch.setattr("lte.serve.run.serve", seen.append)
-    assert run("serve", "--set", "port=8123", "--set", "model=some/model").exit_code == 0
-    assert (seen[0].port, seen[0].model) == (8123, "some/model")
+    listen = create_autospec(lte.serve.run.serve)
+    monkeypatch.setattr("lte.serve.run.serve", listen)
+    assert run("serve", "--set", "port=8123", "--set", "model=no/such/folder").exit_code == 0
+    [config, load_it], _ = listen.call_args
+    assert (config.port, config.model) == (8123, "no/such/folder")
+    with pytest.raises(ModelError, match="no/such/folder"):
+        load_it()
     result = run("serve", "--set", "prot=8123")
     assert result.exit_code == 2 and "Did you mean 'port'?" in result.stderr
 
 
 def test_demo_hands_on_where_the_report_goes(monkeypatch: pytest.MonkeyPatch) -> None:
-    seen: list[Any] = []
-    module = ModuleType("lte.pocket.demo")
-    module.run = lambda output, cases: seen.append((output, cases))  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "lte.pocket.demo", module)
+    shown = create_autospec(lte.pocket.demo.run)
+    monkeypatch.setattr("lte.pocket.demo.run", shown)
     assert run("demo", "--cases", "5").exit_code == 0
-    assert seen == [(Path("report.html"), 5)]
+    shown.assert_called_once_with(Path("report.html"), 5)
     assert run("demo", "--cases", "0").exit_code == 2
 
 
