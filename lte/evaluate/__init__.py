@@ -1,0 +1,42 @@
+"""Ask every editor the same questions: cases -> answers -> metrics -> report."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+__all__ = [
+    "EvaluateConfig",
+    "EvaluateError",
+    "Results",
+    "build_editors",
+    "evaluate",
+    "evaluate_main",
+    "load_cases",
+    "read_results",
+]
+
+_HOME = {
+    "EvaluateConfig": "lte.evaluate.config",
+    "EvaluateError": "lte.evaluate.config",
+    "Results": "lte.evaluate.results",
+    "build_editors": "lte.evaluate.run",
+    "evaluate": "lte.evaluate.run",
+    "evaluate_main": "lte.evaluate.run",
+    "load_cases": "lte.evaluate.benchmarks",
+    "read_results": "lte.evaluate.results",
+}
+
+if TYPE_CHECKING:
+    from lte.evaluate.benchmarks import load_cases
+    from lte.evaluate.config import EvaluateConfig, EvaluateError
+    from lte.evaluate.results import Results, read_results
+    from lte.evaluate.run import build_editors, evaluate, evaluate_main
+
+
+def __getattr__(name: str) -> Any:
+    """Import on first use: a report is made without torch."""
+    if name not in _HOME:
+        raise AttributeError(f"module 'lte.evaluate' has no attribute {name!r}")
+    from importlib import import_module
+
+    return getattr(import_module(_HOME[name]), name)

@@ -1,0 +1,34 @@
+"""Cases, a model and settings of the tests' own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from evaluate_kit import FakeLM, case, world
+
+from lte.edits import Case
+from lte.evaluate.config import EvaluateConfig
+
+
+@pytest.fixture
+def cases() -> list[Case]:
+    """Six cases, every kind of probe in each."""
+    return [case(n) for n in range(6)]
+
+
+@pytest.fixture
+def lm(cases: list[Case]) -> FakeLM:
+    """A model that knows the old answers to their questions."""
+    return FakeLM(world(cases))
+
+
+@pytest.fixture
+def settings() -> Callable[..., EvaluateConfig]:
+    """Settings with few resamples; name what differs."""
+
+    def make(**changes: Any) -> EvaluateConfig:
+        return EvaluateConfig(**{"model": "fake", "benchmark": "cases", "resamples": 50} | changes)
+
+    return make

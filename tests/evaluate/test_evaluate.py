@@ -1,0 +1,287 @@
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from evaluate_kit import Clumsy, FakeLM, Forgetful, Oracle, Prompting, Refusing, Stubborn
+
+from lte.edits import Case, write_jsonl
+from lte.evaluate import EvaluateConfig, EvaluateError, Results, build_editors, evaluate, evaluate_main, read_results
+from lte.evaluate.journal import read_samples
+from lte.evaluate.metrics import case_values
+
+Settings = Callable[..., EvaluateConfig]
+RIGHT = ("reliability", "generalization", "portability", "locality")
+
+
+def scores(results: Results, editor: str, scoring: str = "generated") -> dict[str, float]:
+    found = results.data["results"][f"cases_{editor}"]
+    return {name: found[f"{name},{scoring}"] for name in RIGHT}
+
+
+def rows(results: Results, editor: str) -> list[dict[str, Any]]:
+    return list(read_samples(results.samples(f"cases_{editor}")))
+
+
+@pytest.mark.parametrize("protocol", ["single", "batch:4", "batch:all"])
+def test_editors_get_what_they_deserve(
+    protocol: str, lm: FakeLM, cases: list[Case], settings: Settings, tmp_path: Path
+) -> None:
+    editors = {"none": None, "oracle": Oracle(cases), "clumsy": Clumsy(cases), "forgetful": Forgetful(cases)}
+    found = evaluate(lm, editors, cases, settings(protocol=protocol), tmp_path)
+    assert scores(found, "none") == {"reliability": 0, "generalization": 0, "portability": 0, "locality": 1}
+    assert scores(found, "oracle") == dict.fromkeys(RIGHT, 1)
+    assert scores(found, "clumsy") == dict.fromkeys(RIGHT, 1) | {"locality": 0}
+    held = {"single": 6, "batch:4": 2, "batch:all": 1}[protocol]  # the newest of each unit
+    assert scores(found, "forgetful")["reliability"] == pytest.approx(held / 6)
+    assert found.valid
+
+
+def test_the_three_scorings_stand_in_columns_of_their_own(
+    lm: FakeLM, cases: list[Case], settings: Settings, tmp_path: Path
+) -> None:
+    found = evaluate(lm, {"none": None, "oracle": Oracle(cases)}, cases, settings(), tmp_path).data["results"]
+    none, oracle = found["cases_none"], found["cases_oracle"]
+    assert none["reliability,teacher_forced"] == 0 and oracle["reliability,teacher_forced"] == 1
+    assert none["locality,teacher_forced"] == oracle["locality,teacher_forced"] == 1
+    assert [none[f"{m},preference"] for m in ("ES", "PS", "NS", "S")] == [0, 0, 1, 0]
+    assert [oracle[f"{m},preference"] for m in ("ES", "PS", "NS", "S")] == [1, 1, 1, 1]
+    assert oracle["portability.Logical_Generalization,generated"] == 1
+    assert oracle["reliability_ci95,generated"] == [1, 1] and oracle["reliability_n,generated"] == 6
+
+
+def test_only_the_scorings_asked_for_are_computed(
+    lm: FakeLM, cases: list[Case], settings: Settings, tmp_path: Path
+) -> None:
+    found = evaluate(lm, {"oracle": Oracle(cases)}, cases, settings(scorings=["preference"]), tmp_path)
+    scorings = {k.partition(",")[2] for k in found.data["results"]["cases_oracle"]}
+    assert scorings == {"", "preference", "none"}  # "alias" has no scoring, costs have "none"
+    assert not lm.asked
+
+
+def test_fluency_is_of_the_generated_words(lm: FakeLM, cases: list[Case], settings: Settings, tmp_path: Path) -> None:
+    lm.said |= {c.edit.prompt: "a b a b" for c in cases}
+    found = evaluate(lm, {"none": None}, cases, settings(scorings=["fluency"]), tmp_path)
+    assert found.data["results"]["cases_none"]["fluency,generated"] == pytest.approx(97.27, abs=0.01)
+
+
+def test_a_unit_is_one_call_each_to_answer_and_to_score(
+    lm: FakeLM, cases: list[Case], settings: Settings, tmp_path: Path
+) -> None:
+    evaluate(lm, {"oracle": Oracle(cases)}, cases, settings(protocol="batch:3"), tmp_path)
+    assert [len(asked) for asked in lm.asked] == [36, 18, 18]  # the baseline, then two units of three cases
+    assert len(lm.scored) == 2
+    assert all(len(pairs) == len(set(pairs)) for pairs in lm.scored)
+
+
+def test_every_row_proves_which_model_it_scored(
+    lm: FakeLM, cases: list[Case], settings: Settings, tmp_path: Path
+) -> None:
+    base = lm.weight_hash()
+    for protocol in ("single", "batch:3"):
+        found = evaluate(lm, {"oracle": Oracle(cases)}, cases, settings(protocol=protocol), tmp_path / protocol)
+        for row in rows(found, "oracle"):
+            proof = row["weights"]
+            assert proof["before"] == proof["after"] != proof["during"]
+            assert proof["of"] == (["weight"] if protocol == "single" else "all")
+    assert proof["before"] == found.data["weights"] == lm.weight_hash() == base
+
+
+@pytest.mark.parametrize("protocol", ["single", "batch:3"])
+def test_an_editor_that_does_not_undo_has_no_valid_row(
+    protocol: str, lm: FakeLM, cases: list[Case], settings: Settings, tmp_path: Path
+) -> None:
+    editors = {"none": None, "stubborn": Stubborn(cases), "oracle": Oracle(cases)}
+    found = evaluate(lm, editors, cases, settings(protocol=protocol), tmp_path)
+    assert not found.valid
+    first = rows(found, "stubborn")[0]
+    assert first["valid"] is False and "weights are not those before the edit" in first["invalid"]
+    checks = found.data["validity"]
+    assert checks["cases_none"]["valid"] and not checks["cases_stubborn"]["valid"]
+    assert checks["cases_stubborn"]["scored"] == 0
+    assert "not asked: stubborn left the model changed" in checks["cases_oracle"]["why"]
+    assert not found.samples("cases_oracle").exists()
+    assert set(found.data["results"]["cases_stubborn"]) == {"alias"}
+
+
+class Leaky(Oracle):
+    """Restores the weights and leaves a hook on the model."""
+
+    name = "leaky"
+
+    def apply(self, lm: FakeLM, edits: Any) -> Any:
+        lm.model.register_forward_hook(lambda *_: None)
+        return super().apply(lm, edits)
+
+
+class Drifting(Oracle):
+    """Changes another parameter than the one it says it touched."""
+
+    name = "drifting"
+
+    def apply(self, lm: FakeLM, edits: Any) -> Any:
+        with torch.no_grad():
+            lm.model.bias += 1
+        return super().apply(lm, edits)
+
+
+def test_a_hook_left_behind_is_found(lm: FakeLM, cases: list[Case], settings: Settings, tmp_path: Path) -> None:
+    found = evaluate(lm, {"leaky": Leaky(cases)}, cases, settings(protocol="single"), tmp_path)
+    assert "after undo the model has 1 hooks" in rows(found, "leaky")[0]["invalid"]
+
+
+def test_the_last_check_looks_at_every_parameter(
+    lm: FakeLM, cases: list[Case], settings: Settings, tmp_path: Path
+) -> None:
+    found = evaluate(lm, {"drifting": Drifting(cases)}, cases, settings(protocol="single"), tmp_path)
+    assert all(row["valid"] for row in rows(found, "drifting"))
+    assert not found.valid and not found.data["validity"]["cases_drifting"]["valid"]
+
+
+def test_a_refused_edit_is_asked_about_without_it(
+    lm: FakeLM, cases: list[Case], settings: Settings, tmp_path: Path
+) -> None:
+    found = evaluate(lm, {"refusing": Refusing(cases)}, cases, settings(protocol="single"), tmp_path)
+    assert scores(found, "refusing") == {"reliability": 0, "generalization": 0, "portability": 0, "locality": 1}
+    assert found.valid and found.data["validity"]["cases_refusing"]["refused"] == 6
+    assert rows(found, "refusing")[0]["error"] == "EditorError: refusing: no subject"
+
+
+def test_an_error_while_asking_undoes_the_edits(
+    lm: FakeLM, cases: list[Case], settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    base = lm.weight_hash()
+    monkeypatch.setattr(FakeLM, "score", lambda *_, **__: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        evaluate(lm, {"oracle": Oracle(cases)}, cases, settings(), tmp_path)
+    assert lm.weight_hash() == base and not lm.handles
+
+
+def test_costs_are_told(lm: FakeLM, cases: list[Case], settings: Settings, tmp_path: Path) -> None:
+    editors = {"oracle": Oracle(cases), "prompting": Prompting(cases)}
+    found = evaluate(lm, editors, cases, settings(), tmp_path).data["results"]
+    assert found["cases_prompting"]["prompt_tokens_added,none"] == 3
+    assert found["cases_oracle"]["prompt_tokens_added,none"] == 0
+    assert found["cases_oracle"]["seconds_per_edit,none"] > 0
+
+
+class Killed(BaseException):
+    """What no one catches."""
+
+
+class Dying(Oracle):
+    """Works for two units, then the process is killed."""
+
+    name = "dying"
+    lives = 2
+
+    def apply(self, lm: FakeLM, edits: Any) -> Any:
+        self.lives -= 1
+        if self.lives < 0:
+            raise Killed
+        return super().apply(lm, edits)
+
+
+def test_a_killed_run_goes_on_where_it_was(lm: FakeLM, cases: list[Case], settings: Settings, tmp_path: Path) -> None:
+    config, whole = settings(protocol="batch:2"), tmp_path / "whole"
+    with pytest.raises(Killed):
+        evaluate(lm, {"oracle": Dying(cases)}, cases, config, tmp_path / "run")
+    [file] = (tmp_path / "run").glob("samples_*.jsonl")
+    with file.open("a", encoding="utf-8") as torn:  # a unit of which one row and a half were written
+        torn.write(json.dumps(next(read_samples(file)) | {"doc_id": 4}) + '\n{"doc_id": 5, "un')
+    lines = file.read_text().splitlines()
+    file.write_text("\n".join([*lines[:4], lines[5]]), encoding="utf-8")
+
+    lm.asked.clear()
+    told: list[tuple[str, int, int]] = []
+    found = evaluate(lm, {"oracle": Oracle(cases)}, cases, config, tmp_path / "run", True, lambda *t: told.append(t))
+    assert [len(asked) for asked in lm.asked] == [12, 12]  # two cases were left: the baseline of both, and the unit
+    assert told == [("cases_oracle", 6, 6)]
+    assert [row["doc_id"] for row in rows(found, "oracle")] == list(range(6))
+    assert list((tmp_path / "run").glob("samples_*.jsonl")) == [file]
+    straight = evaluate(lm, {"oracle": Oracle(cases)}, cases, config, whole)
+    assert scores(found, "oracle") == scores(straight, "oracle")
+
+
+def test_a_finished_run_is_not_asked_again(lm: FakeLM, cases: list[Case], settings: Settings, tmp_path: Path) -> None:
+    first = evaluate(lm, {"oracle": Oracle(cases)}, cases, settings(), tmp_path)
+    lm.asked.clear()
+    again = evaluate(lm, {"oracle": Oracle(cases)}, cases, settings(), tmp_path, resume=True)
+    assert not lm.asked and again.data["results"] == first.data["results"]
+    assert len(list(tmp_path.glob("results_*.json"))) == 1
+
+
+def test_more_cases_may_be_added_by_resuming(lm: FakeLM, cases: list[Case], settings: Settings, tmp_path: Path) -> None:
+    config = settings(protocol="single")
+    evaluate(lm, {"oracle": Oracle(cases)}, cases[:4], config, tmp_path)
+    lm.asked.clear()
+    found = evaluate(lm, {"oracle": Oracle(cases)}, cases, config, tmp_path, resume=True)
+    assert len(lm.asked) == 3 and len(rows(found, "oracle")) == 6
+
+
+@pytest.mark.parametrize("change", [{"max_new_tokens": 5}, {"protocol": "batch:2"}, {"scorings": ["generated"]}])
+def test_other_settings_do_not_mix_into_a_run(
+    change: dict[str, Any], lm: FakeLM, cases: list[Case], settings: Settings, tmp_path: Path
+) -> None:
+    evaluate(lm, {"oracle": Oracle(cases)}, cases, settings(), tmp_path)
+    with pytest.raises(EvaluateError, match=r"other questions or settings.*--output"):
+        evaluate(lm, {"oracle": Oracle(cases)}, cases, settings(**change), tmp_path, resume=True)
+
+
+def test_another_editor_or_model_does_not_mix_into_a_run(
+    lm: FakeLM, cases: list[Case], settings: Settings, tmp_path: Path
+) -> None:
+    evaluate(lm, {"oracle": Oracle(cases)}, cases, settings(), tmp_path)
+    with pytest.raises(EvaluateError, match="other questions or settings"):
+        evaluate(lm, {"oracle": Oracle(cases, virtue="new")}, cases, settings(), tmp_path, resume=True)
+    with torch.no_grad():
+        lm.model.bias += 1
+    with pytest.raises(EvaluateError, match="other questions or settings"):
+        evaluate(lm, {"oracle": Oracle(cases)}, cases, settings(), tmp_path, resume=True)
+
+
+def test_a_metric_can_be_computed_again_without_the_model(
+    lm: FakeLM, cases: list[Case], settings: Settings, tmp_path: Path
+) -> None:
+    found = evaluate(lm, {"clumsy": Clumsy(cases)}, cases, settings(), tmp_path)
+    assert all(case_values(row["probes"]) == row["values"] for row in rows(found, "clumsy"))
+
+
+def test_the_results_file_has_the_harness_keys(
+    lm: FakeLM, cases: list[Case], settings: Settings, tmp_path: Path
+) -> None:
+    found = evaluate(lm, {"oracle": Oracle(cases, "calm")}, cases, settings(), tmp_path, command="lte evaluate x.yaml")
+    data = found.data
+    harness = "results configs versions n-shot higher_is_better n-samples config git_hash date model_name"
+    assert {*harness.split(), "model_name_sanitized", "total_evaluation_time_seconds"} <= set(data)
+    assert data["n-samples"] == {"cases_oracle": {"original": 6, "effective": 6}}
+    assert data["configs"]["cases_oracle"]["editor_settings"] == {"virtue": "calm"}
+    assert data["higher_is_better"]["cases_oracle"]["reliability"] is True
+    assert data["command"] == "lte evaluate x.yaml" and data["metric_versions"]["S,preference"] == "S,preference/1"
+    assert read_results(tmp_path).data == json.loads(json.dumps(data))
+    assert [p.name for p in tmp_path.glob("results_*")] == [f"results_{data['timestamp']}.json"]
+
+
+def test_editors_are_built_from_the_settings(settings: Settings) -> None:
+    config = settings(editors=["none", "ft"], editor_settings={"ft": {"steps": 3}})
+    assert build_editors(config, lambda name, given: (name, given)) == {"none": None, "ft": ("ft", {"steps": 3})}
+    with pytest.raises(EvaluateError, match=r"editor_settings.rome: not among the editors none, ft"):
+        build_editors(settings(editors=["none", "ft"], editor_settings={"rome": {}}), lambda *given: given)
+
+
+def test_the_whole_from_a_file(lm: FakeLM, cases: list[Case], settings: Settings, tmp_path: Path) -> None:
+    write_jsonl(tmp_path / "cases.jsonl", cases)
+    config = settings(benchmark="pocket", limit=4, output=tmp_path / "out")
+    found = evaluate_main(config, lm, {"none": None}, pocket=tmp_path / "cases.jsonl")
+    assert found.folder == tmp_path / "out"
+    assert found.data["results"]["pocket_none"]["locality,generated"] == 1
+    assert found.data["n-samples"]["pocket_none"]["original"] == 4
+
+
+def test_no_cases_no_evaluation(lm: FakeLM, settings: Settings, tmp_path: Path) -> None:
+    with pytest.raises(EvaluateError, match="no cases"):
+        evaluate(lm, {"none": None}, [], settings(), tmp_path)

@@ -1,0 +1,43 @@
+"""The evaluator over a real model and real editors: a few random layers, weights really changed and restored."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from lte.editors import editor
+from lte.edits import Case, Edit, Probe
+from lte.evaluate import EvaluateConfig, build_editors, evaluate
+from lte.evaluate.journal import read_samples
+from lte.models import LM
+
+CASES = [
+    Case(
+        f"real-{n}",
+        Edit(f"The mother tongue of {name} is", new, name, "French"),
+        generalization=(Probe(f"{name} speaks", (new,)),),
+        locality=(Probe("Where was Edwin of Northumbria born?", ("London",)),),
+    )
+    for n, (name, new) in enumerate([("Danielle Darrieux", "Lyon"), ("Toko Yasuda", "Rome")])
+]
+
+
+@pytest.mark.parametrize("protocol", ["single", "batch:all"])
+def test_a_real_model_is_asked_edited_and_restored(protocol: str, tiny_lm: LM, tmp_path: Path) -> None:
+    base = tiny_lm.weight_hash()
+    config = EvaluateConfig(
+        model="tiny", benchmark="cases", editors=["none", "ft"], editor_settings={"ft": {"layer": 1}},
+        scorings=["generated", "teacher_forced", "preference", "fluency"], protocol=protocol, max_new_tokens=6,
+        fluency_tokens=12, batch_size=3, resamples=20,
+    )  # fmt: skip
+    found = evaluate(tiny_lm, build_editors(config, editor), CASES, config, tmp_path)
+    assert found.valid and tiny_lm.weight_hash() == base and not tiny_lm.handles
+    none, ft = found.data["results"]["cases_none"], found.data["results"]["cases_ft"]
+    assert none["locality,generated"] == 1 and none["reliability,generated"] == 0
+    assert 0 <= ft["reliability,teacher_forced"] <= 1 and "NS,preference" in ft
+    for row in read_samples(found.samples("cases_ft")):
+        assert row["error"] is None
+        assert row["weights"]["before"] == row["weights"]["after"] != row["weights"]["during"]
+    for row in read_samples(found.samples("cases_none")):
+        assert row["weights"]["before"] == row["weights"]["after"] == row["weights"]["during"]
