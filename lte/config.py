@@ -63,6 +63,8 @@ def _set(data: dict[str, Any], override: str) -> None:
         data[last] = yaml.safe_load(value)
     except yaml.YAMLError as error:
         raise ConfigError(f"--set {override}: the value is not YAML: {error}") from error
+    if isinstance(data[last], dict) and not value.lstrip().startswith("{"):
+        data[last] = value.strip()  # ":memory:" is a name; settings below a setting have a.b=c
     if isinstance(data[last], str):
         try:  # YAML 1.1 reads 1e-4 as a string
             data[last] = float(data[last])

@@ -69,6 +69,12 @@ def test_an_override_may_hold_an_equals_sign_and_be_empty() -> None:
     assert load(Training, overrides=["second="]).second is None
 
 
+def test_a_colon_in_an_override_makes_no_mapping() -> None:
+    assert load(Training, overrides=["name=:memory:"]).name == ":memory:"
+    assert load(Training, overrides=["name=a: b"]).name == "a: b"
+    assert load(Training, overrides=["optimiser={learning_rate: 0.5}"]).optimiser.learning_rate == 0.5
+
+
 @given(st.floats(min_value=1e-30, max_value=1e30))
 def test_any_float_survives_an_override(rate: float) -> None:
     assert load(Training, overrides=[f"optimiser.learning_rate={rate}"]).optimiser.learning_rate == rate
