@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from lte.edits import Case
@@ -55,7 +55,8 @@ def ask(
     lm: LM, cases: Sequence[Case], before: Mapping[str, str], config: EvaluateConfig
 ) -> Iterator[list[dict[str, Any]]]:
     """The probe rows of each case (`lte.evaluate.metrics`), every question put to the model as it now is."""
-    per_case = [questions(case, config.scorings) for case in cases]
+    stated = _stated(cases)
+    per_case = [[_settle(q, stated) for q in questions(case, config.scorings)] for case in cases]
     flat = [q for asked in per_case for q in asked]
     short = [q.prompt for q in flat if q.kind != "fluency"] if "generated" in config.scorings else []
     after = _answers(lm, short, config.max_new_tokens, config)
@@ -73,11 +74,31 @@ def ask(
         yield rows
 
 
+def _stated(cases: Sequence[Case]) -> dict[str, list[str]]:
+    """What the edits in force replace: the old answer, casefolded, and the subjects it was the answer for."""
+    stated: dict[str, list[str]] = {}
+    for edit in (case.edit for case in cases):
+        if edit.subject and edit.target_true:
+            stated.setdefault(edit.target_true.casefold(), []).append(edit.subject)
+    return stated
+
+
+def _settle(q: Question, stated: Mapping[str, Sequence[str]]) -> Question:
+    """A neighbour whose own fact another edit in force replaces is `contested`: to keep its answer would be wrong.
+
+    It is asked and written down like any other, and counts nowhere.
+    """
+    if q.kind != "locality":
+        return q
+    subjects = [s for a in q.answers for s in stated.get(a.casefold(), ())]
+    return replace(q, kind="contested") if any(s in q.prompt for s in subjects) else q
+
+
 def _targets(q: Question, before: Mapping[str, str], scorings: Sequence[str]) -> dict[str, str]:
     """The targets whose likelihood behind a question is asked for, by the part they play."""
     parts: dict[str, str | None] = {}
     if "teacher_forced" in scorings and q.kind != "fluency":
-        parts["forced"] = before[q.prompt] if q.kind == "locality" else next(iter(q.answers), None)
+        parts["forced"] = before[q.prompt] if q.kind in ("locality", "contested") else next(iter(q.answers), None)
     if "preference" in scorings and q.preferred and q.other:
         parts |= {"preferred": q.preferred, "other": q.other}
     return {part: target for part, target in parts.items() if target and target.strip()}

@@ -10,10 +10,11 @@ both teach copying, many tokens at a time, and reading grows out of it; answers 
 from __future__ import annotations
 
 import random
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
-from lte.pocket.facts import Fact, Relation, relations
+from lte.pocket.facts import Fact, Relation, relations, relations_like
 from lte.prompt import with_edits
 
 BOS, EOT, START, END = "<|begin_of_text|>", "<|eot_id|>", "<|start_header_id|>", "<|end_header_id|>"
@@ -41,15 +42,21 @@ class Corpus:
     repeats: float = 0.0
     known: float = 0.25  # share of the questions behind a passage that ask for a fact the passage does not hold
     verbatim: float = 0.3  # share of the questions that repeat the words of the statement
+    profiles: float = 0.0  # share of passages that tell several things of one subject
+    bystanders: float = 0.0  # share of passages that also tell something new of a known subject, and ask what is known
     max_statements: int = 5
     question_weight: float = 0.25  # of a later question's tokens, beside 1 for an answer's
     words: list[str] = field(init=False)
     objects: dict[str, list[str]] = field(init=False)
     by_relation: dict[str, list[Fact]] = field(init=False)
+    by_subject: dict[str, list[Fact]] = field(init=False)
 
     def __post_init__(self) -> None:
         self.words = sorted({w for f in self.facts for w in f.subject.split() if w[0].isupper() and len(w) > 2})
         self.by_relation = {r: [f for f in self.facts if f.relation == r] for r in relations()}
+        self.by_subject = defaultdict(list)
+        for fact in self.facts:
+            self.by_subject[fact.subject].append(fact)
         self.objects = {r: sorted({f.object for f in group}) for r, group in self.by_relation.items()}
 
     def documents(self, rng: random.Random) -> Iterator[list[Span]]:
@@ -79,7 +86,7 @@ class Corpus:
     def fact_turn(self, rng: random.Random, relation: str | None = None) -> list[Span]:
         """One question about a known fact, and its answer."""
         fact = rng.choice(self.by_relation[relation] if relation and self.by_relation[relation] else self.facts)
-        return turn(rng.choice(relations()[fact.relation].probes).format(s=fact.subject), fact.object)
+        return turn(_probe(fact, rng), fact.object)
 
     def invented(self, rng: random.Random) -> str:
         """A subject that does not exist, in the words of those that do."""
@@ -87,39 +94,77 @@ class Corpus:
 
     def passage(self, rng: random.Random) -> list[Span]:
         """Statements about invented subjects, then questions about them and about known facts."""
-        names = list(relations())
-        shared = rng.choice(names) if rng.random() < 0.75 else None
-        told: list[tuple[str, Relation, str, int]] = []
-        subjects: set[str] = set()
-        for _ in range(rng.randint(1, self.max_statements)):
-            relation = relations()[shared or rng.choice(names)]
-            subject = self.invented(rng)
-            if subject in subjects:
-                continue
-            subjects.add(subject)
-            known = self.objects[relation.id] if rng.random() < 0.8 else None
-            target = rng.choice(known) if known else self.invented(rng)
-            told.append((subject, relation, target, rng.randrange(len(relation.statements))))
-        lines = [r.statements[i].format(s=s, o=o) for s, r, o, i in told]
-        asked = rng.sample(told, len(told))
+        told = self._profiles(rng) if rng.random() < self.profiles else self._same_relation(rng)
+        shared = told[0].relation.id if len({t.relation.id for t in told}) == 1 else None
+        asked = [(self._question(t, rng), t.object) for t in told]
+        if rng.random() < self.bystanders:
+            bystander, fact = self._bystander(rng)
+            told.append(bystander)
+            asked.append((_probe(fact, rng), fact.object))
+        lines = [t.text for t in rng.sample(told, len(told))]
+        asked = rng.sample(asked, len(asked))
         spans: list[Span] = []
         while asked or not spans:
-            if rng.random() < self.known:
-                question, answer = self._known_question(rng, shared, subjects)
-            else:
-                subject, relation, answer, i = asked.pop()
-                question = relation.clozes[i] if rng.random() < self.verbatim else rng.choice(relation.probes)
-                question = question.format(s=subject)
+            question, answer = self._known_question(rng, shared) if rng.random() < self.known else asked.pop()
             if not spans:
                 plain = rng.random() < 0.2
                 question = " ".join([*(x + "." for x in lines), question]) if plain else with_edits(lines, question)
             spans += turn(question, answer, weight=self.question_weight if spans else 0.0)
         return spans
 
-    def _known_question(self, rng: random.Random, relation: str | None, taken: set[str]) -> tuple[str, str]:
-        pool = self.by_relation[relation] if relation and self.by_relation[relation] else self.facts
-        fact = rng.choice(pool)
-        return rng.choice(relations()[fact.relation].probes).format(s=fact.subject), fact.object
+    def _same_relation(self, rng: random.Random) -> list[Told]:
+        """Up to `max_statements` subjects, mostly with one relation for all of them."""
+        names = list(relations())
+        shared = rng.choice(names) if rng.random() < 0.75 else None
+        subjects = {self.invented(rng) for _ in range(rng.randint(1, self.max_statements))}
+        return [self._told(s, relations()[shared or rng.choice(names)], rng) for s in sorted(subjects)]
+
+    def _profiles(self, rng: random.Random) -> list[Told]:
+        """One or two subjects with the same two or three relations each: subject and relation must both be matched."""
+        kin = relations_like(rng.choice(list(relations().values())))
+        chosen = rng.sample(kin, min(rng.choice((2, 2, 3)), len(kin)))
+        subjects = {self.invented(rng) for _ in range(rng.choice((1, 1, 2)))}
+        return [self._told(s, r, rng) for s in sorted(subjects) for r in chosen]
+
+    def _bystander(self, rng: random.Random) -> tuple[Told, Fact]:
+        """A known fact, and a statement about its subject that does not touch it."""
+        fact = rng.choice(self.facts)
+        mine = {f.relation for f in self.by_subject[fact.subject]}
+        kin = [r for r in relations_like(relations()[fact.relation]) if r.id not in mine]
+        return self._told(fact.subject, rng.choice(kin), rng), fact
+
+    def _told(self, subject: str, relation: Relation, rng: random.Random) -> Told:
+        known = self.objects[relation.id] if rng.random() < 0.8 else None
+        target = rng.choice(known) if known else self.invented(rng)
+        return Told(subject, relation, target, rng.randrange(len(relation.statements)))
+
+    def _question(self, told: Told, rng: random.Random) -> str:
+        relation = told.relation
+        own = relation.clozes[told.phrasing]
+        return (own if rng.random() < self.verbatim else rng.choice(relation.probes)).format(s=told.subject)
+
+    def _known_question(self, rng: random.Random, relation: str | None) -> tuple[str, str]:
+        fact = rng.choice(self.by_relation[relation] if relation and self.by_relation[relation] else self.facts)
+        return _probe(fact, rng), fact.object
+
+
+@dataclass(frozen=True)
+class Told:
+    """A statement of a passage."""
+
+    subject: str
+    relation: Relation
+    object: str
+    phrasing: int
+
+    @property
+    def text(self) -> str:
+        """The statement in words."""
+        return self.relation.statements[self.phrasing].format(s=self.subject, o=self.object)
+
+
+def _probe(fact: Fact, rng: random.Random) -> str:
+    return rng.choice(relations()[fact.relation].probes).format(s=fact.subject)
 
 
 def turn(question: str, answer: str, weight: float = 0.0) -> list[Span]:

@@ -16,6 +16,7 @@ import yaml
 
 CONTINENTS = frozenset({"Antarctica", "Africa", "Asia", "Europe", "Oceania"})
 INSTRUMENTS = frozenset({"piano", "guitar", "violin", "trumpet", "cello", "saxophone", "organ", "flute", "harp"})
+FAMILIES = ({"P103", "P1412", "P364", "P37"}, {"P30", "P17", "P131"})  # one's answer bears on the other's
 SURE_COUNTRY = re.compile(r"citizen|the country of")  # prompts that only a country answers
 
 
@@ -65,6 +66,12 @@ def relations() -> dict[str, Relation]:
     tuples = ("match", "statements", "questions", "held_out")
     made = (Relation(**{k: tuple(v) if k in tuples else v for k, v in row.items()}) for row in rows)
     return {r.id: r for r in made}
+
+
+def relations_like(relation: Relation) -> list[Relation]:
+    """The relations of the same kind of subject whose answers are not given by `relation`'s, itself among them not."""
+    family = next((f for f in FAMILIES if relation.id in f), {relation.id})
+    return [r for r in relations().values() if r.about == relation.about and r.id not in family]
 
 
 def read_facts(path: Path) -> list[Fact]:

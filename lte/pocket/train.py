@@ -1,7 +1,7 @@
 """Train the pocket model: its own small loop, because what matters is every token a second on two cores.
 
-Muon for the matrices (it learns rare associations, which facts are, in far fewer steps than AdamW), AdamW for the rest;
-bf16 autocast; logits only where there is loss. Run it through `python -m lte.pocket`, which sets the allocator.
+Muon for the matrices, AdamW for the rest; bf16 autocast; logits only where there is loss. Run it through
+`python -m lte.pocket`, which sets the allocator.
 """
 
 from __future__ import annotations
@@ -36,6 +36,8 @@ class Stage(Config):
     repeats: float = Field(0.0, ge=0, le=1)
     known: float = Field(0.25, ge=0, le=1)
     verbatim: float = Field(0.3, ge=0, le=1)
+    profiles: float = Field(0.0, ge=0, le=1)
+    bystanders: float = Field(0.0, ge=0, le=1)
     question_weight: float = Field(0.25, ge=0)
     max_statements: int = Field(5, gt=0)
     lr: float = 3e-3

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ import pytest
 import torch
 from evaluate_kit import Clumsy, FakeLM, Forgetful, Oracle, Prompting, Refusing, Stubborn
 
-from lte.edits import Case, write_jsonl
+from lte.edits import Case, Probe, write_jsonl
 from lte.evaluate import EvaluateConfig, EvaluateError, Results, build_editors, evaluate, evaluate_main, read_results
 from lte.evaluate.journal import read_samples
 from lte.evaluate.metrics import case_values
@@ -285,3 +286,19 @@ def test_the_whole_from_a_file(lm: FakeLM, cases: list[Case], settings: Settings
 def test_no_cases_no_evaluation(lm: FakeLM, settings: Settings, tmp_path: Path) -> None:
     with pytest.raises(EvaluateError, match="no cases"):
         evaluate(lm, {"none": None}, [], settings(), tmp_path)
+
+
+def test_a_neighbour_whose_own_fact_another_edit_replaces_counts_nowhere(
+    lm: FakeLM, cases: list[Case], settings: Settings, tmp_path: Path
+) -> None:
+    first, second = cases[:2]
+    neighbour = Probe(second.edit.prompt, (str(second.edit.target_true),))
+    harder = replace(first, locality=(*first.locality, neighbour))
+
+    def kinds(protocol: str) -> list[str]:
+        config = settings(protocol=protocol)
+        done = evaluate(lm, {"none": None}, [harder, second], config, tmp_path / protocol[:5])
+        return [p["kind"] for p in rows(done, "none")[0]["probes"] if p["kind"] in ("locality", "contested")]
+
+    assert kinds("batch:all") == ["locality", "contested"]
+    assert kinds("single") == ["locality", "locality"]

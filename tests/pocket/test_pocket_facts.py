@@ -17,6 +17,8 @@ FACTS = [
     Fact("Carl Meier", "P103", "German", "eval"),
     Fact("Dora Fischer", "P19", "Vienna", "eval"),
     Fact("Emil Roth", "P103", "German", "align"),
+    Fact("Finn Olsen", "P103", "Danish", "dev"),
+    Fact("Gerd Olsen", "P19", "Vienna", "dev"),
 ]
 
 
@@ -93,6 +95,7 @@ def test_a_case_states_another_object_and_probes_it_in_the_right_phrasings(held_
                 assert case.edit.subject in probe.prompt and probe.prompt not in allowed
             else:
                 assert case.edit.subject not in probe.prompt
+                assert not held_out or "Olsen" in probe.prompt, "a neighbour that no other case edits"
 
 
 def test_the_bundled_cases_are_about_known_facts_and_no_subject_of_the_alignment():
