@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Literal
 
@@ -155,9 +155,10 @@ def train(lm: LM, rows: list[Row], settings: AlignConfig, resume: str, figures: 
         "data": figures,
         "seed": settings.seed,
         "settings": settings.model_dump(mode="json"),
-        "versions": {name: version(name) for name in ("torch", "transformers", "trl", "peft", "deepspeed")},
+        "versions": _versions("torch", "transformers", "trl", "peft", "deepspeed"),
     }
     if trainer.is_world_process_zero():
+        _tidy(Path(settings.output), settings.model if t.method == "lora" else None)
         (Path(settings.output) / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
         (work / "log.jsonl").write_text("".join(json.dumps(r) + "\n" for r in trainer.state.log_history))
     return manifest
@@ -178,6 +179,31 @@ def _conversation(row: Row) -> dict[str, Any]:
         "prompt": [{"role": "user", "content": row.prompt}],
         "completion": [{"role": "assistant", "content": row.answer}],
     }
+
+
+def _tidy(output: Path, base: str | None) -> None:
+    """Leave what a model needs: no pickled arguments; beside an adapter (of `base`) no second copy of its tokenizer.
+
+    The adapter names its base as the config does, not by the folder that this machine loaded it from.
+    """
+    extra = ["training_args.bin", "README.md"]
+    if base is not None:
+        extra += ["tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja"]
+        config = json.loads((output / "adapter_config.json").read_text(encoding="utf-8"))
+        config["base_model_name_or_path"] = base
+        (output / "adapter_config.json").write_text(json.dumps(config, indent=1) + "\n", encoding="utf-8")
+    for name in extra:
+        (output / name).unlink(missing_ok=True)
+
+
+def _versions(*packages: str) -> dict[str, str]:
+    found = {}
+    for package in packages:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:  # deepspeed is not needed on one device
+            continue
+    return found
 
 
 def _accelerated() -> bool:

@@ -16,8 +16,8 @@ ALLOCATOR = {  # glibc hands large buffers back at every step and half the time 
     "MALLOC_TRIM_THRESHOLD_": "4294967296",
     "MALLOC_TOP_PAD_": "268435456",
 }
-HELP = """Build the pocket model: facts, tokenizer, pre-training, cases, text for key statistics. About two hours on two
-cores; kill it and run it again, it goes on. The adapter comes after it: lte align configs/align/pocket.yaml"""
+HELP = """Build the pocket model: facts, tokenizer, pre-training, cases, text for key statistics. An hour to an hour and a
+half on two cores; kill it and run it again, it goes on. The adapter comes after it: lte align configs/align/pocket.yaml"""
 
 
 def main() -> None:

@@ -56,6 +56,8 @@ def config(tiny_lm: LM, tmp_path: Path) -> Path:
 
 def test_an_adapter_comes_out_that_loads_and_says_what_it_is(config: Path, tmp_path: Path):
     manifest = training.main(config)
+    files = {path.name for path in (tmp_path / "adapter").iterdir()}
+    assert files == {"adapter_config.json", "adapter_model.safetensors", "lte.json"}
     lm = load_model(tmp_path / "model", adapter=tmp_path / "adapter")
     assert lm.adapters["lte"].manifest == json.loads(json.dumps(manifest))
     assert manifest["template"] == TEMPLATE_ID and manifest["seed"] == 0
