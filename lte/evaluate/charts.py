@@ -10,6 +10,7 @@ from typing import Any
 import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Canvas
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 
 from lte.evaluate.report import Figure
 
@@ -41,7 +42,9 @@ STYLE: Any = {  # to matplotlib's checker, every key is a literal of its own
 def dots(panels: Mapping[str, Mapping[str, Figure]], editors: Sequence[str], plain: str = "none") -> str:
     """A panel a metric: a point an editor on 0-100%, with its 95% interval and its value; `plain` is drawn muted."""
     with matplotlib.rc_context(STYLE):
-        canvas = Canvas(figsize=(1.2 + 2.5 * len(panels), 0.75 + 0.42 * len(editors)), layout="constrained")
+        canvas = Canvas(
+            figsize=(1.2 + 2.6 * len(panels), 0.75 + 0.42 * len(editors)), layout=ConstrainedLayoutEngine(wspace=0.06)
+        )
         axes = canvas.subplots(1, len(panels), sharey=True, squeeze=False)[0]
         for axis, (name, figures) in zip(axes, panels.items(), strict=True):
             axis.set_title(name)
@@ -49,6 +52,7 @@ def dots(panels: Mapping[str, Mapping[str, Figure]], editors: Sequence[str], pla
             axis.grid(axis="x", linewidth=0.8)
             axis.set_axisbelow(True)
             axis.tick_params(length=0)
+            axis.tick_params(axis="y", pad=10)  # a point at zero stays clear of its name
             axis.set_yticks(range(len(editors)), editors)
             axis.set_ylim(len(editors) - 0.5, -0.5)
             for row, editor in enumerate(editors):
@@ -56,7 +60,7 @@ def dots(panels: Mapping[str, Mapping[str, Figure]], editors: Sequence[str], pla
                     colour = MUTED if editor == plain else ACCENT
                     _interval(axis, found, row, colour)
                     axis.plot([100 * found.mean], [row], "o", color=colour, markersize=7, clip_on=False, zorder=3)
-                    axis.text(1.03, row, found.text, va="center", transform=axis.get_yaxis_transform(), color=INK)
+                    axis.text(1.05, row, found.text, va="center", transform=axis.get_yaxis_transform(), color=INK)
         return _svg(canvas)
 
 

@@ -33,7 +33,8 @@ class Proof:
     @classmethod
     def of(cls, lm: LM) -> Proof:
         """The model's state now, which every undo has to bring back."""
-        parameters = {name: _digest(parameter) for name, parameter in lm.model.named_parameters()}
+        named = lm.model.named_parameters(remove_duplicate=False)  # a tied weight goes by each of its names
+        parameters = {name: _digest(parameter) for name, parameter in named}
         return cls(lm.weight_hash(), parameters, _hooks(lm), len(lm.routes), len(lm.handles))
 
     def before(self, names: Sequence[str] | None) -> str | None:

@@ -46,7 +46,7 @@ class Figure:
     @property
     def text(self) -> str:
         """The number by itself."""
-        return f"{100 * self.mean:.1f}" if self.percent else f"{self.mean:.4g}"
+        return f"{100 * self.mean:.1f}" if self.percent else f"{self.mean:.3g}"
 
     @property
     def interval(self) -> str:
@@ -114,7 +114,7 @@ def title(results: Results) -> str:
     """Benchmark, model, protocol and number of cases."""
     config = results.data["config"]
     cases = max((c["cases"] for c in checks(results).values()), default=0)
-    return f"{config['benchmark']} · {config['model']} · {config['protocol']} · {cases} cases"
+    return f"benchmark {config['benchmark']} · model {config['model']} · {config['protocol']} · {cases} cases"
 
 
 def table(results: Results) -> Table:
@@ -141,14 +141,16 @@ def table(results: Results) -> Table:
 
 
 def markdown(results: Results) -> str:
-    """A Markdown table: a row an editor, a column a metric, each with its 95% interval."""
-    found = keys(results)
-    heads = [label(k) if k in PLAIN else k.replace(",", " (").replace("_", " ") + ")" for k in found]
-    lines = [f"| editor | {' | '.join(heads)} |", f"|---|{'---:|' * len(heads)}"]
-    for name, result in editors(results).items():
-        cells = (figure(result, k) for k in found)
-        marked = name if checks(results)[name]["valid"] else f"{name} (invalid)"
-        lines.append(f"| {marked} | {' | '.join(f'{f.text} {f.interval}'.strip() if f else '–' for f in cells)} |")
+    """A Markdown table: a row a metric, a column an editor, each figure with its 95% interval."""
+    valid = checks(results)
+    names = [name if valid[name]["valid"] else f"{name} (invalid)" for name in editors(results)]
+    lines = [f"| metric | scoring | {' | '.join(names)} |", f"|---|---|{'---:|' * len(names)}"]
+    for key in keys(results):
+        metric, _, scoring = key.partition(",")
+        what = (PLAIN[key], "") if key in PLAIN else (metric, scoring)
+        cells = (figure(r, key) for r in editors(results).values())
+        shown = (f"{f.text} {f.interval}".strip() if f else "–" for f in cells)
+        lines.append("| " + " | ".join(part.replace("_", " ") for part in (*what, *shown)) + " |")
     return f"{title(results)}; percent with 95% intervals\n\n" + "\n".join(lines) + "\n"
 
 

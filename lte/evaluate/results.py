@@ -66,11 +66,11 @@ def task_results(alias: str, rows: Iterable[Row], config: EvaluateConfig) -> tup
     for row in rows:
         total += 1
         refused += row["error"] is not None
-        if row["valid"] and row["error"] is None:
-            seconds.append(row["seconds_per_edit"])
-            added += [] if row["prompt_tokens_added"] is None else [row["prompt_tokens_added"]]
         if row["valid"]:
             values.append(row["values"])
+        if row["valid"] and row["seconds_per_edit"] is not None:  # an edit was in force
+            seconds.append(row["seconds_per_edit"])
+            added.append(row["prompt_tokens_added"])
         if reason := row["error"] or row["invalid"]:
             reasons[reason] = reasons.get(reason, 0) + 1
     found: dict[str, Any] = {"alias": alias}

@@ -26,7 +26,8 @@ if TYPE_CHECKING:
     from lte.models import LM
 
 log = logging.getLogger(__name__)
-Editors = Mapping[str, "Editor | None"]  # None: the unedited model, a row like any other
+# None: the unedited model, asked anew like any other; its locality shows what the machine's rounding alone changes
+Editors = Mapping[str, "Editor | None"]
 Progress = Callable[[str, int, int], None]  # task, cases done, cases in all
 
 
@@ -167,7 +168,7 @@ def run_unit(
             "valid": invalid is None,
             "invalid": invalid,
             "error": error,
-            "seconds_per_edit": seconds,
+            "seconds_per_edit": seconds if handle else None,
             "prompt_tokens_added": added[j],
             "weights": {
                 "of": "all" if names is None else names,
@@ -200,7 +201,7 @@ def settings_of(editor: Editor | None) -> Any:
     return config.model_dump(mode="json") if isinstance(config, Config) else None
 
 
-def tokens_added(lm: LM, prompts: Sequence[str]) -> list[float | None]:
+def tokens_added(lm: LM, prompts: Sequence[str]) -> list[float]:
     """How many tokens longer each prompt becomes on its way to the model; 0 where no route stands in the way."""
     if not lm.routes:
         return [0.0] * len(prompts)
