@@ -277,3 +277,7 @@ def progress_bars() -> Iterator[Callable[[str, int, int], None]]:
 def main() -> None:
     """Run the command line."""
     app(prog_name="lte")
+
+
+if __name__ == "__main__":  # launch/align.sh runs the module
+    main()

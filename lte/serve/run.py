@@ -29,6 +29,7 @@ def serve(config: ServeConfig, load: Callable[[], LM]) -> None:
     with listening(config.host, config.port) as door:
         engine = EmbeddedEngine(load(), config.limits.waiting)
         memory = EditMemory.open(config.memory, config.recall)
+        memory.recall("warm up", 1, config.namespace)  # where there are edits, their encoder loads now, not when asked
         app = build_app(config, engine, memory)
         host, port = door.getsockname()[:2]
         logger.info("%s at http://%s:%d/v1, %d edits in %s", engine.name, host, port, len(memory), config.memory)
