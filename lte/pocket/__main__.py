@@ -16,8 +16,8 @@ ALLOCATOR = {  # glibc hands large buffers back at every step and half the time 
     "MALLOC_TRIM_THRESHOLD_": "4294967296",
     "MALLOC_TOP_PAD_": "268435456",
 }
-HELP = """Build the pocket model: facts, tokenizer, pre-training, cases, text for key statistics. An hour to an hour and a
-half on two cores; kill it and run it again, it goes on. The adapter comes after it: lte align configs/align/pocket.yaml"""
+HELP = """Build the pocket model: facts, tokenizer, pre-training, cases, text for key statistics. An hour to an hour and
+a half on two cores; kill it and run it again, it goes on. The adapter: lte align configs/align/pocket.yaml"""
 
 
 def main() -> None:
@@ -105,7 +105,7 @@ def finish(model, tokenizer, facts, output: Path, seed: int) -> None:
     tokenizer.save_pretrained(output)
     rng = random.Random(f"cases/{seed}")
     cases = build_cases(facts, "eval", seed, held_out=True)
-    write_jsonl(output / "cases.jsonl", sorted(rng.sample(cases, min(1000, len(cases))), key=lambda c: c.id))
+    write_jsonl(output / "cases.jsonl", rng.sample(cases, min(1000, len(cases))))
     aligned = build_cases(facts, "align", seed, held_out=False)
     write_jsonl(output / "align.jsonl", rng.sample(aligned, min(2000, len(aligned))))
     corpus = Corpus(facts)
