@@ -126,6 +126,7 @@ def _questions(row: Row) -> list[dict[str, Any]]:
 
 
 def verdict(probe: ProbeRow) -> bool | None:
-    """Whether the generated answer counts as right, as its metric counts it."""
-    value = METRICS[f"{probe['kind']},generated"].value(probe)
+    """Whether the generated answer counts as right, as its metric counts it; `None` where no metric counts it."""
+    metric = METRICS.get(f"{probe['kind']},generated")
+    value = metric.value(probe) if metric else None
     return None if value is None else value == 1

@@ -2,7 +2,7 @@
 
 A sample holds its `probes`; a probe is a question as it was asked and what came back:
 
-    kind      reliability | generalization | portability | locality | fluency
+    kind      reliability | generalization | portability | locality | fluency, or `contested`: counts nowhere
     aspect    the benchmark's own name for the sort of question, or ""
     answers   the answers that count as right
     before    the unedited model's answer

@@ -40,9 +40,10 @@ class Unit:
 
 
 def build_editors(config: EvaluateConfig, make: Callable[[str, Any], Editor]) -> dict[str, Editor | None]:
-    """The editors that the settings name; `make(name, settings)` builds one, "none" is the unedited model."""
-    if strange := sorted(set(config.editor_settings) - set(config.editors)):
-        raise EvaluateError(f"editor_settings.{strange[0]}: not among the editors {', '.join(config.editors)}")
+    """The editors that the settings name; `make(name, settings)` builds one, "none" is the unedited model.
+
+    Settings of an editor that is not asked are left alone: a run of some editors takes the file of all of them.
+    """
     return {n: None if n == "none" else make(n, config.editor_settings.get(n)) for n in config.editors}
 
 

@@ -6,6 +6,7 @@ import json
 import re
 import xml.etree.ElementTree as ET
 from collections.abc import Callable
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -13,7 +14,7 @@ import pytest
 from evaluate_kit import Clumsy, FakeLM, Oracle, Refusing, Stubborn
 from rich.console import Console
 
-from lte.edits import Case, Edit
+from lte.edits import Case, Edit, Probe
 from lte.evaluate import EvaluateConfig, EvaluateError, Results, evaluate
 from lte.evaluate.html import write_page
 from lte.evaluate.report import FORMS, catalogue, figure, keys, render
@@ -139,6 +140,15 @@ def test_a_case_of_nothing_but_an_edit(lm: FakeLM, settings: Callable[..., Evalu
     bare = [Case("bare", Edit("Person0 speaks", "Elvish"))]
     found = evaluate(lm, {"oracle": Oracle(bare)}, bare, settings(), tmp_path)
     assert set(keys(found)) >= {"reliability,generated"} and "reliability" in render(found, "html")
+
+
+def test_a_contested_neighbour_is_shown_and_not_judged(
+    lm: FakeLM, cases: list[Case], settings: Callable[..., EvaluateConfig], tmp_path: Path
+) -> None:
+    neighbour = Probe(cases[1].edit.prompt, (str(cases[1].edit.target_true),))
+    contested = [replace(cases[0], locality=(neighbour,)), cases[1]]
+    shown = render(evaluate(lm, {"oracle": Oracle(contested)}, contested, settings(), tmp_path), "html")
+    assert 'data-kind="contested" data-wrong=""' in shown and "not counted" in shown
 
 
 def test_what_is_there_to_evaluate() -> None:
