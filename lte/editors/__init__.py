@@ -41,7 +41,10 @@ EDITORS: dict[str, Entry] = {
 
 
 def editor(
-    name: str, config: Config | Mapping[str, Any] | str | Path | None = None, overrides: Sequence[str] = (), **parts: Any
+    name: str,
+    config: Config | Mapping[str, Any] | str | Path | None = None,
+    overrides: Sequence[str] = (),
+    **parts: Any,
 ) -> Editor:
     """The editor `name` with its settings: a settings object, a mapping, a YAML file, or `None` for the defaults.
 

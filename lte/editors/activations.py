@@ -14,7 +14,6 @@ from torch import Tensor, nn
 
 from lte.models import LM, Trace
 
-
 Below = Tensor | tuple[Any, ...]  # some architectures' blocks give a tuple led by the hidden states
 
 
@@ -56,7 +55,11 @@ class Seen:
 
 @torch.no_grad()
 def look(
-    lm: LM, layer: int, rows: Sequence[Sequence[int]], places: Sequence[Sequence[int]], starts: Sequence[int] | None = None
+    lm: LM,
+    layer: int,
+    rows: Sequence[Sequence[int]],
+    places: Sequence[Sequence[int]],
+    starts: Sequence[int] | None = None,
 ) -> Seen:
     """Run the rows up to the layer and keep what it saw.
 
@@ -151,7 +154,8 @@ def _giving(blocks: Sequence[nn.Module], output: Below) -> Iterator[None]:
     def forward(*args: Any, **kwargs: Any) -> Any:
         return output
 
-    before = [vars(block).get("forward") for block in blocks]  # a library that spreads a model over devices puts one there
+    # a library that spreads a model over devices puts its own `forward` on each module
+    before = [vars(block).get("forward") for block in blocks]
     try:
         for block in blocks:
             block.forward = forward

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from lte.edits import Edit
 from lte.editors.base import EditorError
+from lte.edits import Edit
 from lte.models import LM, ModelError
 from lte.models.tokens import Encoded, encode, last_mention
 
@@ -64,7 +64,7 @@ def answer_rows(
 
 
 def drift_rows(lm: LM, edits: Sequence[Edit]) -> list[Row]:
-    """"{subject} is a" for each edit: what the model takes the subject for, which an edit should leave as it is."""
+    """ "One row for each edit, "{subject} is a": what the model takes the subject for, which an edit should leave."""
     rows = []
     for i, edit in enumerate(edits):
         prompt = f"{edit.subject} is a"

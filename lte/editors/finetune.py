@@ -11,10 +11,10 @@ from pydantic import Field
 from torch import Tensor
 
 from lte.config import Config
-from lte.edits import Edit
 from lte.editors.activations import Seen, logits_from, look
 from lte.editors.base import EditorError, Handle, Rewrite, checked
 from lte.editors.contexts import Row, answer_loss, answer_rows
+from lte.edits import Edit
 from lte.models import LM
 
 

@@ -13,8 +13,8 @@ from pydantic import Field
 from torch import nn
 
 from lte.config import Config
-from lte.edits import Edit
 from lte.editors.base import EditorError, Handle, checked
+from lte.edits import Edit
 from lte.memory import EditMemory, MemoryConfig
 from lte.models import LM, Prompt
 from lte.prompt import TEMPLATE_ID, with_edits

@@ -11,12 +11,12 @@ from weakref import WeakKeyDictionary
 from pydantic import Field
 from torch import Tensor, nn
 
-from lte.edits import Edit
 from lte.editors.base import Handle, Rewrite, checked
 from lte.editors.contexts import answer_rows, drift_rows, sampled_prefixes
 from lte.editors.solve import Factor, rank_one_update
 from lte.editors.statistics import StatisticsConfig, second_moments
 from lte.editors.values import ValueConfig, look_at_subjects, value_changes
+from lte.edits import Edit
 from lte.models import LM
 
 logger = logging.getLogger(__name__)
@@ -27,9 +27,11 @@ class RomeConfig(ValueConfig):
 
     editor: Literal["rome"] = "rome"
     layer: int | None = Field(None, ge=0)  # block to rewrite; causal tracing chooses it; None: a sixth of the way up
-    key: Literal["consistent", "original"] = "consistent"  # r-ROME's one key, or the paper's two (see `rank_one_update`)
-    prefixes: int = Field(10, ge=0)  # contexts besides the bare prompt, sampled from the unedited model
-    prefix_length: int = Field(10, gt=0)  # tokens of each
+    key: Literal["consistent", "original"] = (
+        "consistent"  # one key as r-ROME, or the paper's two: see `rank_one_update`
+    )
+    prefixes: int = Field(4, ge=0)  # contexts besides the bare prompt, sampled from the unedited model
+    prefix_length: int = Field(8, gt=0)  # tokens of each
     statistics: StatisticsConfig = StatisticsConfig()
     seed: int = 0
 

@@ -24,7 +24,7 @@ class Factor:
     def of(cls, C: Tensor, ridge: float = RIDGE) -> Factor:
         """The Cholesky factor of the second moment C (in, in) in float64.
 
-        C of fewer tokens than dimensions, measured in float32, can be slightly indefinite: ε then grows until it is not.
+        C of fewer tokens than dimensions, summed in float32, can be slightly indefinite; ε then grows until it is not.
         """
         C = C.double()
         mean = C.trace() / len(C)
@@ -40,8 +40,8 @@ class Factor:
 
     def solve(self, k: Tensor) -> Tensor:
         """(C + εI)⁻¹k for a key (in,) or keys (in, n)."""
-        k = k.to(self.lower)
-        return torch.cholesky_solve(k[:, None], self.lower)[:, 0] if k.ndim == 1 else torch.cholesky_solve(k, self.lower)
+        K = k.to(self.lower).reshape(len(k), -1)
+        return torch.cholesky_solve(K, self.lower).reshape(k.shape)
 
     @property
     def condition(self) -> float:
@@ -82,7 +82,9 @@ def rank_one_update(W: Tensor, C: Tensor | Factor, k: Tensor, v: Tensor, at: Ten
     u = factor.solve(k)
     pull = u @ at
     if not torch.isfinite(pull) or pull == 0:
-        raise EditorError(f"the key leaves nothing to write to (C⁻¹k·k = {pull.item()}); does the subject reach the layer?")
+        raise EditorError(
+            f"nothing can be written at the key (C⁻¹k·k = {pull.item()}); does the subject reach the layer?"
+        )
     delta = torch.outer((v - W @ at) / pull, u)
     if logger.isEnabledFor(logging.DEBUG):
         logger.debug("%s", report(W, factor, delta, at, v))

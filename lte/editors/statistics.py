@@ -7,7 +7,7 @@ import json
 import logging
 import os
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any, Literal
 
@@ -51,7 +51,7 @@ def second_moments(
     if not counted:
         raise EditorError("the statistics text holds no token that counts; give a text of some pages")
     if counted < budget:
-        logger.warning("statistics: the text holds %d tokens, %d were wanted; C is less sure of itself", counted, budget)
+        logger.warning("statistics: the text holds %d tokens of the %d wanted; C is less certain", counted, budget)
     common = {
         "weights": lm.weight_hash(),
         "tokens": hashlib.sha256(json.dumps(rows).encode()).hexdigest(),
@@ -97,9 +97,7 @@ def cache_home() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "lte" / "statistics"
 
 
-def _rows(
-    lm: LM, texts: Iterable[str], budget: int, config: StatisticsConfig
-) -> Iterator[tuple[list[int], list[int]]]:
+def _rows(lm: LM, texts: Iterable[str], budget: int, config: StatisticsConfig) -> Iterator[tuple[list[int], list[int]]]:
     """(tokens, places that count) of each text until the budget is spent; no text is read after that."""
     for text in texts:
         if budget <= 0:
@@ -174,5 +172,6 @@ def _write(file: Path, C: Tensor, key: dict[str, Any]) -> None:
         save_file({"C": C.contiguous()}, part, metadata={"made": json.dumps(key, sort_keys=True)})
         part.replace(file)
     except (OSError, SafetensorError) as error:
-        part.unlink(missing_ok=True)
+        with suppress(OSError):
+            part.unlink(missing_ok=True)
         logger.warning("%s: cannot be written (%s); the next run measures again", file, error)

@@ -54,7 +54,8 @@ def value_changes(lm: LM, layer: int, rows: Sequence[Row], seen: Seen, config: V
         here = [i for i, row in enumerate(rows) if row.edit in alive]
         logits = _logits(lm, layer, [rows[i].edit for i in here], seen.only(here), delta)
         loss, hit = _loss(rows, here, logits, taken_for, alive, config)
-        loss = loss + config.v_decay * (torch.linalg.vector_norm(delta[alive], dim=1) / size[alive] ** 2).to(loss.device)
+        decay = torch.linalg.vector_norm(delta[alive], dim=1) / size[alive] ** 2
+        loss = loss + config.v_decay * decay.to(loss.device)
         if not torch.isfinite(loss).all():
             raise EditorError(f"the search for a value diverged at step {step}; lower v_lr (now {config.v_lr})")
         found[alive] = delta.detach()[alive]
@@ -80,7 +81,11 @@ def _logits(lm: LM, layer: int, owners: Sequence[int], seen: Seen, delta: Tensor
 
 
 def _loss(
-    rows: Sequence[Row], here: Sequence[int], logits: Tensor, taken_for: dict[int, Tensor], edits: Sequence[int],
+    rows: Sequence[Row],
+    here: Sequence[int],
+    logits: Tensor,
+    taken_for: dict[int, Tensor],
+    edits: Sequence[int],
     config: ValueConfig,
 ) -> tuple[Tensor, Tensor]:
     """(loss without decay, whether every answer token is argmax in every context) of each of `edits`."""

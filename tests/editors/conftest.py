@@ -13,5 +13,7 @@ from lte.models import LM
 def any_other(tokenizer: PreTrainedTokenizerFast) -> LM:
     """A random GPT-2, which keeps its weights transposed and adds biases."""
     torch.manual_seed(3)
-    config = GPT2Config(vocab_size=len(tokenizer), n_embd=32, n_layer=3, n_head=4, n_positions=512, initializer_range=0.3)
+    config = GPT2Config(
+        vocab_size=len(tokenizer), n_embd=32, n_layer=3, n_head=4, n_positions=512, initializer_range=0.3
+    )
     return LM.of(AutoModelForCausalLM.from_config(config), tokenizer, name="tiny-gpt2")

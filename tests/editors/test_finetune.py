@@ -40,9 +40,9 @@ def test_without_the_end_the_model_says_the_answer_and_goes_on(tiny_lm: LM) -> N
 
 
 def test_it_stops_when_the_answers_are_said(tiny_lm: LM) -> None:
-    with ft(steps=60).apply(tiny_lm, EDITS[:1]):
+    with ft(steps=60, stop_loss=1.0).apply(tiny_lm, EDITS[:1]):
         once = tiny_lm.mlp_out(2).clone()
-    with ft(steps=600).apply(tiny_lm, EDITS[:1]):
+    with ft(steps=90, stop_loss=1.0).apply(tiny_lm, EDITS[:1]):
         assert torch.equal(once, tiny_lm.mlp_out(2))
 
 
