@@ -110,7 +110,7 @@ def checked(name: str, text: str) -> str:
     if found := CONTROL.search(text):
         raise EditError(f"{name}: holds the control token {found.group()!r}; a model would obey it: remove it")
     for char in text:
-        if char in UNSEEN or unicodedata.category(char) in ("Cc", "Cs") and char not in "\n\t":
+        if char in UNSEEN or (unicodedata.category(char) in ("Cc", "Cs") and char not in "\n\t"):
             raise EditError(f"{name}: holds the unseen character U+{ord(char):04X}; remove it")
     return text
 

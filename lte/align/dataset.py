@@ -116,7 +116,8 @@ class _Neighbours:
 
     def draw(self, case: Case, n: int, near: float, rng: random.Random) -> tuple[Edit, ...]:
         """`n` edits about other subjects, no subject twice; fewer where the cases do not hold as many."""
-        taken, found = {case.edit.subject}, []
+        taken: set[str] = {case.edit.subject}
+        found: list[Edit] = []
         for _ in range(8 * n):
             kin = self.kin[case.tags.get("relation", "")]
             edit = rng.choice(kin if rng.random() < near else self.all).edit
@@ -131,7 +132,7 @@ def _drafts(case: Case, others: _Neighbours, config: DatasetConfig, rng: random.
         n = rng.choices(range(len(config.distractors)), config.distractors)[0]
         return others.draw(case, max(n, least), config.near, rng)
 
-    probes = [(case.edit.prompt, (case.edit.target_new,))]
+    probes: list[tuple[str, tuple[str, ...]]] = [(case.edit.prompt, (case.edit.target_new,))]
     probes += [(p.prompt, p.answers or (case.edit.target_new,)) for p in case.generalization]
     probes += [(p.prompt, p.answers) for p in case.portability if p.answers]
     drafts = [

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -26,7 +26,7 @@ class Entry:
     editor: str
     config: str
 
-    def load(self) -> tuple[type[Editor], type[Config]]:
+    def load(self) -> tuple[Callable[..., Editor], type[Config]]:
         """The editor's class and that of its settings."""
         module = import_module(self.module)
         return getattr(module, self.editor), getattr(module, self.config)

@@ -6,5 +6,16 @@ from lte.models.lm import LM, Message, Prompt, Route, Score
 from lte.models.load import load_model
 from lte.models.trace import Trace
 
-__all__ = ["LM", "Adapter", "Layout", "Message", "ModelError", "Prompt", "Route", "Score", "Trace", "load_model",
-           "resolve_layout"]
+__all__ = [
+    "LM",
+    "Adapter",
+    "Layout",
+    "Message",
+    "ModelError",
+    "Prompt",
+    "Route",
+    "Score",
+    "Trace",
+    "load_model",
+    "resolve_layout",
+]

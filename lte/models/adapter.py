@@ -17,8 +17,14 @@ from lte.models.layout import ModelError, features
 
 MANIFEST = "lte.json"  # beside the adapter: template id, base model hash, seed, versions
 BEYOND = (  # settings of PEFT that make an adapter more than B(Ax) with one scale
-    "use_dora", "modules_to_save", "rank_pattern", "alpha_pattern", "layer_replication", "trainable_token_indices",
-    "alora_invocation_tokens", "use_qalora",
+    "use_dora",
+    "modules_to_save",
+    "rank_pattern",
+    "alpha_pattern",
+    "layer_replication",
+    "trainable_token_indices",
+    "alora_invocation_tokens",
+    "use_qalora",
 )
 
 

@@ -324,4 +324,3 @@ class LM:
             yield
         finally:
             hook.remove()
-

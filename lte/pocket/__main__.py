@@ -10,6 +10,12 @@ import random
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
+
+    from lte.pocket.facts import Fact
 
 ALLOCATOR = {  # glibc hands large buffers back at every step and half the time goes into page faults; keep them
     "MALLOC_MMAP_THRESHOLD_": "2147483648",
@@ -77,7 +83,7 @@ def build(options: argparse.Namespace) -> None:
         finish(model, tokenizer, facts, options.output, config.seed)
 
 
-def tokenizer_texts(facts: list, seed: int) -> Iterator[str]:
+def tokenizer_texts(facts: list[Fact], seed: int) -> Iterator[str]:
     """Text to learn the vocabulary from: subjects and objects often, passages and chats without their marks."""
     from lte.pocket.corpus import Corpus
     from lte.prompt import ASK, HEADER
@@ -91,7 +97,9 @@ def tokenizer_texts(facts: list, seed: int) -> Iterator[str]:
         yield " ".join(s.text for s in spans if "<|start_header_id|>" not in s.text).replace("<|eot_id|>", " ")
 
 
-def finish(model, tokenizer, facts, output: Path, seed: int) -> None:
+def finish(
+    model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, facts: list[Fact], output: Path, seed: int
+) -> None:
     """Write the weights (bf16), the evaluation cases and the text for key statistics, and print what is known."""
     import torch
 

@@ -31,7 +31,7 @@ def build_cases(facts: Sequence[Fact], split: str, seed: int, held_out: bool) ->
     for fact in chosen:
         by_subject[fact.subject].append(fact)
     objects = {r: sorted({f.object for f in facts if f.relation == r}) for r in relations()}
-    cases = []
+    cases: list[Case] = []
     for fact in chosen:
         rng = random.Random(f"{seed}/{split}/{fact.subject}/{fact.relation}")
         relation = relations()[fact.relation]

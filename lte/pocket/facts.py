@@ -6,11 +6,12 @@ import json
 import random
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -64,8 +65,11 @@ def relations() -> dict[str, Relation]:
     """The relations of `relations.yaml`, by Wikidata id, in the file's order."""
     rows = yaml.safe_load(files(__package__).joinpath("relations.yaml").read_text(encoding="utf-8"))
     tuples = ("match", "statements", "questions", "held_out")
-    made = (Relation(**{k: tuple(v) if k in tuples else v for k, v in row.items()}) for row in rows)
-    return {r.id: r for r in made}
+    made: dict[str, Relation] = {}
+    for row in rows:
+        settings: dict[str, Any] = {k: tuple(v) if k in tuples else v for k, v in row.items()}
+        made[row["id"]] = Relation(**settings)
+    return made
 
 
 def relations_like(relation: Relation) -> list[Relation]:
@@ -87,7 +91,7 @@ def read_facts(path: Path) -> list[Fact]:
     return [Fact(s, r, min(objects)) for (s, r), objects in sorted(found.items()) if len(objects) == 1]
 
 
-def _relation_of(record: dict[str, str], kinds: dict[str, Iterable[str]]) -> str | None:
+def _relation_of(record: dict[str, str], kinds: Mapping[str, Collection[str]]) -> str | None:
     if record["subject"] not in record["prompt"]:
         return None
     frame = record["prompt"].replace(record["subject"], "{}", 1)

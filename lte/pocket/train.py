@@ -169,7 +169,7 @@ def _step(model: LlamaForCausalLM, opts: Sequence[torch.optim.Optimizer], batch:
         for group in opt.param_groups:
             group["lr"] = min(lr, 2e-3) if isinstance(opt, torch.optim.AdamW) else lr
     loss = loss_of(model, batch)
-    loss.backward()  # type: ignore[no-untyped-call]
+    loss.backward()
     torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
     for opt in opts:
         opt.step()

@@ -85,8 +85,13 @@ def test_an_ambiguous_projection_says_what_to_type() -> None:
 def test_a_missing_projection_says_what_to_type() -> None:
     tokenizer = gpt2_like()
     config = MixtralConfig(
-        vocab_size=len(tokenizer), hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4,
-        num_key_value_heads=2, num_local_experts=2,
+        vocab_size=len(tokenizer),
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        num_local_experts=2,
     )
     with pytest.raises(ModelError, match=r"found \[\]\. Name the paths in the config, e\.g\. layout: .*mlp_out: "):
         resolve_layout(MixtralForCausalLM(config))

@@ -44,9 +44,7 @@ def test_an_adapter_is_loaded_off(folder: Path, tiny_lm: LM, tmp_path: Path) -> 
     assert torch.equal(logits(lm), logits(tiny_lm))
 
 
-def test_pocket_brings_its_own_adapter(
-    folder: Path, tiny_lm: LM, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_pocket_brings_its_own_adapter(folder: Path, tiny_lm: LM, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(load, "pocket_home", lambda: folder)
     assert load_model().adapters == {}
     write_adapter(folder / "adapter", tiny_lm)
@@ -54,9 +52,7 @@ def test_pocket_brings_its_own_adapter(
     assert list(lm.adapters) == ["lte"] and lm.name == "pocket"
 
 
-def test_pocket_where_it_is_not_installed_says_how_to_build_it(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_pocket_where_it_is_not_installed_says_how_to_build_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(load, "__file__", str(tmp_path / "lte" / "models" / "load.py"))
     with pytest.raises(ModelError, match=r"not installed; `python -m lte\.pocket` builds it"):
         load_model("pocket")

@@ -129,8 +129,10 @@ def test_an_adapter_of_another_width_or_unequal_ranks_is_refused(tiny_lm: LM, tm
     file = write_adapter(tmp_path, tiny_lm) / "adapter_model.safetensors"
     tensors = load_file(file)
     for side in (0, 1):
-        cut = {k: t.narrow(side, 0, t.shape[side] - 1).contiguous() if f"lora_{factor}" in k else t
-               for k, t in tensors.items()}
+        cut = {
+            k: t.narrow(side, 0, t.shape[side] - 1).contiguous() if f"lora_{factor}" in k else t
+            for k, t in tensors.items()
+        }
         save_file(cut, file)
         with pytest.raises(ModelError, match=r"\(in, out\) is \(\d+, \d+\) in the model; load the adapter's own base"):
             read_adapter(tmp_path, tiny_lm.model)

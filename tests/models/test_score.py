@@ -58,9 +58,18 @@ def test_b3_so_it_is_for_other_tokenizers() -> None:
 
 def test_b3_so_it_is_for_models_that_scale_or_cap_their_logits() -> None:
     tokenizer = gpt2_like()
-    shape = {"vocab_size": len(tokenizer), "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2,
-             "num_attention_heads": 4, "num_key_value_heads": 2, "initializer_range": 0.5, "pad_token_id": 0,
-             "bos_token_id": 0, "eos_token_id": 0}
+    shape = {
+        "vocab_size": len(tokenizer),
+        "hidden_size": 32,
+        "intermediate_size": 48,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "initializer_range": 0.5,
+        "pad_token_id": 0,
+        "bos_token_id": 0,
+        "eos_token_id": 0,
+    }
     for model in (
         Gemma2ForCausalLM(Gemma2Config(**shape, head_dim=8, final_logit_softcapping=3.0)),
         CohereForCausalLM(CohereConfig(**shape, logit_scale=0.25)),

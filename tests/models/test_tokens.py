@@ -24,10 +24,16 @@ names = st.sampled_from(sorted(TOKENIZERS))
 chats = st.sampled_from(sorted(CHATS))
 # assigned characters that survive as they are: no controls, no lone surrogates, no marks the templates own
 words = st.text(st.characters(blacklist_categories=("Cc", "Cs", "Cn"), blacklist_characters="<>|[]"), max_size=12)
-texts = st.one_of(words, st.lists(st.sampled_from(["{}", "{0}", "1984", "'s", "é", "漢字", "🙂", "Paris", ",", "%s"]),
-                                  max_size=5).map(" ".join))
-subjects = st.one_of(st.sampled_from(["Danielle Darrieux", "{subject}", "É", "東京", "42", "C++", "(.*)", "🙂"]),
-                     words.map(str.strip).filter(bool))
+texts = st.one_of(
+    words,
+    st.lists(st.sampled_from(["{}", "{0}", "1984", "'s", "é", "漢字", "🙂", "Paris", ",", "%s"]), max_size=5).map(
+        " ".join
+    ),
+)
+subjects = st.one_of(
+    st.sampled_from(["Danielle Darrieux", "{subject}", "É", "東京", "42", "C++", "(.*)", "🙂"]),
+    words.map(str.strip).filter(bool),
+)
 
 
 def covered(tokenizer: PreTrainedTokenizerFast, text: str, start: int, end: int) -> str:
