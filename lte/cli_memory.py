@@ -220,7 +220,7 @@ def rebuild(at: Where) -> Rows:
 @memories.command()
 def calibrate(
     cases: Annotated[Path, typer.Argument(help="Cases, one JSON object a line: edits and what is asked about them.")],
-    max_false_fire: Annotated[float, typer.Option(min=0, max=1, help="Share of other queries that recall any.")] = 0.02,
+    max_false_fire: Annotated[float, typer.Option(min=0, max=1, help="Share of other queries that recall any.")] = 0.07,
     k: Annotated[int, typer.Option("-k", min=1, help="Edits recalled at most.")] = 3,
     settings: SettingsFile = None,
     form: Output = Format.table,

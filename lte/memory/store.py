@@ -18,7 +18,7 @@ from sqlalchemy.pool import StaticPool
 
 from lte.edits import Edit, EditError, edit_from, row_of
 from lte.memory.encoder import Vectors
-from lte.memory.fault import MemoryFault
+from lte.memory.fault import MemoryFault, UnknownEdit
 
 SCHEMA = 1
 KINDS = ("add", "update", "delete")
@@ -259,9 +259,9 @@ class Store:
             raise MemoryFault(f"{self.path}: {_remedy(str(error.orig), self.lock_timeout)}") from error
 
 
-def unknown(path: str, id: str) -> MemoryFault:
+def unknown(path: str, id: str) -> UnknownEdit:
     """The fault of an id that is not in the memory."""
-    return MemoryFault(f"{path}: id {id!r}: no such edit, or deleted; list() has those in force, history(id) what was")
+    return UnknownEdit(f"{path}: id {id!r}: no such edit, or deleted; list() has those in force, history(id) what was")
 
 
 def _on_begin(connection: sa.Connection) -> None:

@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Protocol, TypeVar
 
 from lte.edits import Edit, EditError
-from lte.memory.fault import MemoryFault
+from lte.memory.fault import MemoryFault, UnknownEdit
 from lte.serve.errors import ServeError
 
 logger = logging.getLogger(__name__)
@@ -91,10 +91,10 @@ async def _told(worker: ThreadPoolExecutor, call: Callable[[], T], id: str | Non
         return await asyncio.get_running_loop().run_in_executor(worker, call)
     except EditError as error:
         raise from_edit(error) from error
+    except UnknownEdit as error:
+        message = f"id {id!r}: no such edit, or deleted; GET /v1/edits lists those in force"
+        raise ServeError(message, 404, "id", "edit_not_found") from error
     except (MemoryFault, OSError) as error:
-        if id is not None and "no such edit" in str(error):
-            message = f"id {id!r}: no such edit, or deleted; GET /v1/edits lists those in force"
-            raise ServeError(message, 404, "id", "edit_not_found") from error
         logger.error("the edit memory failed", exc_info=error)
         raise ServeError(f"the edit memory: {error}", 503, code="memory_unavailable", retry_after=1) from error
 

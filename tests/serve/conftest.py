@@ -15,7 +15,7 @@ import pytest
 import uvicorn
 
 from lte.edits import Edit
-from lte.memory.fault import MemoryFault
+from lte.memory.fault import UnknownEdit
 from lte.prompt import TEMPLATE_ID
 from lte.serve.app import build_app
 from lte.serve.config import Limits, ServeConfig
@@ -116,7 +116,7 @@ class FakeMemory:
         if self.fault:
             raise self.fault
         if id is not None and id not in self.edits:
-            raise MemoryFault(f"id {id!r}: no such edit")
+            raise UnknownEdit(f"id {id!r}: no such edit")
 
     def add(self, edit: Edit, namespace: str = "default") -> Edit:
         return self.add_many([edit], namespace)[0]
@@ -152,7 +152,7 @@ class FakeMemory:
         self._check()
         found = [c for c in self.changes if c.id == id]
         if not found:
-            raise MemoryFault(f"id {id!r}: no such edit")
+            raise UnknownEdit(f"id {id!r}: no such edit")
         return found
 
     def recall(self, query: str, k: int = 3, namespace: str = "default") -> list[Any]:
