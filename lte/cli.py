@@ -211,6 +211,9 @@ def evaluate_run(
     more += [f"editors=[{editors}]"] if editors else []
     more += [f"limit={limit}"] if limit else []
     chosen = load(EvaluateConfig, config, more)
+    if editors:  # the file's settings of those left out are no mistake
+        kept = {name: value for name, value in chosen.editor_settings.items() if name in chosen.editors}
+        chosen = chosen.model_copy(update={"editor_settings": kept})
 
     from lte.editors import editor
     from lte.evaluate.report import render

@@ -42,6 +42,13 @@ def load(kind: type[C], path: str | Path | None = None, overrides: Sequence[str]
     return parse(kind, data, str(path or "--set"))
 
 
+def shipped(path: str) -> Path:
+    """A file of `configs/`: of the installed package, else of the checkout."""
+    package = Path(__file__).resolve().parent
+    inside = package / "configs" / path
+    return inside if inside.exists() else package.parent / "configs" / path
+
+
 def parse(kind: type[C], data: Mapping[str, Any], source: str) -> C:
     """`kind` from a mapping; `source` is what error messages call it."""
     try:

@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from lte.config import shipped
 from lte.editors import editor
 from lte.edits import Case, read_cases
 from lte.evaluate import EvaluateConfig, evaluate
@@ -86,7 +87,8 @@ def compared_with(base: Mapping[str, str], lm: LM, queries: Sequence[str]) -> li
 def compare(lm: LM, cases: Sequence[Case], output: Path, out: Console, notes: Console) -> None:
     """Every editor on the same cases, all edits in force at once; table and report."""
     config = EvaluateConfig(editors=COMPARED, protocol="batch:all", limit=len(cases))
-    editors = {name: None if name == "none" else editor(name) for name in COMPARED}
+    settings = {name: shipped(f"editors/{name}-pocket.yaml") for name in ("ft", "rome")}
+    editors = {name: None if name == "none" else editor(name, settings.get(name)) for name in COMPARED}
     with tempfile.TemporaryDirectory() as folder:
         with bar(f"comparing {len(COMPARED)} editors on {len(cases)} edits", len(COMPARED), notes) as step:
             results = evaluate(lm, editors, cases, config, folder, progress=lambda *_: step(), command="lte demo")

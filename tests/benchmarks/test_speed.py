@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from lte.config import shipped
 from lte.editors import editor
 from lte.edits import Edit, read_cases
 from lte.memory import EditMemory, MemoryConfig
@@ -60,12 +61,15 @@ def test_answers_of_the_pocket_model(benchmark: Callable, lm: LM):
 
 @pytest.mark.parametrize("name", ["ft", "rome"])
 def test_one_edit_into_the_weights(benchmark: Callable, lm: LM, name: str):
-    method = editor(name)
+    method = editor(name, shipped(f"editors/{name}-pocket.yaml"))
     [case] = read_cases(home() / "cases.jsonl")[:1]
     method.apply(lm, [case.edit]).undo()  # statistics and prefixes are taken once
 
-    def write() -> str:
-        with method.apply(lm, [case.edit]):
-            return lm.answer([case.edit.prompt])[0]
+    asked = [case.edit.prompt], [case.edit.target_new]
+    [before] = lm.score(*asked)
 
-    assert benchmark(write) == case.edit.target_new
+    def write() -> float:
+        with method.apply(lm, [case.edit]):
+            return lm.score(*asked)[0].logprob
+
+    assert benchmark(write) > before.logprob
