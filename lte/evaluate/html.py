@@ -108,7 +108,7 @@ def _cases(results: Results) -> list[dict[str, Any]]:
 
 
 def _asked(row: Row) -> list[ProbeRow]:
-    return [p for p in row["probes"] if p["kind"] not in ("fluency", "contested") and p["after"] is not None]
+    return [p for p in row["probes"] if p["kind"] != "fluency" and p["after"] is not None]
 
 
 def _questions(row: Row) -> list[dict[str, Any]]:
