@@ -26,7 +26,7 @@ class RomeConfig(ValueConfig):
     """Settings of ROME, and of the search for its value."""
 
     editor: Literal["rome"] = "rome"
-    layer: int | None = Field(None, ge=0)  # block to rewrite; causal tracing chooses it; None: a sixth of the way up
+    layer: int | None = Field(None, ge=0)  # block to rewrite (causal tracing); None: a sixteenth of the way up
     key: Literal["consistent", "original"] = (
         "consistent"  # one key as r-ROME, or the paper's two: see `rank_one_update`
     )
@@ -51,7 +51,7 @@ class Rome:
 
     def layer(self, lm: LM) -> int:
         """The block that is rewritten."""
-        return len(lm.blocks) // 6 if self.config.layer is None else self.config.layer
+        return len(lm.blocks) // 16 if self.config.layer is None else self.config.layer
 
     def prepare(self, lm: LM) -> tuple[Factor, list[str]]:
         """(factor of C, prefixes) of the model: taken once, at the first call, which should see it unedited."""

@@ -19,7 +19,7 @@ class ValueConfig(Config):
     """How the value is sought; the numbers are those of the ROME authors."""
 
     v_steps: int = Field(20, gt=0)  # forwards at most; the last takes no step
-    v_lr: float = Field(0.5, gt=0)  # of Adam
+    v_lr: float | None = Field(None, gt=0)  # of Adam; None: half the mean size of v₀'s entries
     v_decay: float = Field(1e-3, ge=0)  # weight of ‖δ‖/‖v₀‖²
     kl_weight: float = Field(0.0625, ge=0)  # keeps "{subject} is a" where it was
     clamp: float = Field(4.0, gt=0)  # ‖δ‖ is at most this times ‖v₀‖
@@ -45,28 +45,31 @@ def value_changes(lm: LM, layer: int, rows: Sequence[Row], seen: Seen, config: V
     bare = [next(i for i, row in enumerate(rows) if row.edit == e and row.asks) for e in range(count)]
     first = seen.outputs[bare, 0].float()
     size = torch.linalg.vector_norm(first, dim=1)
-    delta = torch.zeros_like(first, requires_grad=True)
-    optimiser = torch.optim.Adam([delta], lr=config.v_lr)
+    # Adam's steps have the size of its rate: δ is sought in units of it, which may differ between edits
+    unit = size / (2 * first.shape[1] ** 0.5) if config.v_lr is None else torch.full_like(size, config.v_lr)
+    x = torch.zeros_like(first, requires_grad=True)
+    optimiser = torch.optim.Adam([x], lr=1.0)
     found = torch.zeros_like(first)
     taken_for: dict[int, Tensor] = {}  # by row: log p of "{subject} is a" before any change, seen at step 0
     alive = list(range(count))
     for step in range(config.v_steps):
+        delta = unit[:, None] * x
         here = [i for i, row in enumerate(rows) if row.edit in alive]
         logits = _logits(lm, layer, [rows[i].edit for i in here], seen.only(here), delta)
         loss, hit = _loss(rows, here, logits, taken_for, alive, config)
         decay = torch.linalg.vector_norm(delta[alive], dim=1) / size[alive] ** 2
         loss = loss + config.v_decay * decay.to(loss.device)
         if not torch.isfinite(loss).all():
-            raise EditorError(f"the search for a value diverged at step {step}; lower v_lr (now {config.v_lr})")
+            raise EditorError(f"the search for a value diverged at step {step}; lower v_lr (now {config.v_lr or unit})")
         found[alive] = delta.detach()[alive]
         going = ~((loss < config.stop_loss) & hit)
         if step == config.v_steps - 1 or not going.any():
             break
-        [delta.grad] = torch.autograd.grad(loss[going].sum(), [delta])
+        [x.grad] = torch.autograd.grad(loss[going].sum(), [x])
         optimiser.step()
         with torch.no_grad():
-            norm = torch.linalg.vector_norm(delta, dim=1).clamp(min=1e-12)
-            delta *= (config.clamp * size / norm).clamp(max=1)[:, None]
+            norm = torch.linalg.vector_norm(unit[:, None] * x, dim=1).clamp(min=1e-12)
+            x *= (config.clamp * size / norm).clamp(max=1)[:, None]
         alive = [e for e, more in zip(alive, going.tolist()) if more]
     return found
 

@@ -15,7 +15,7 @@ from rich.table import Table
 from lte.config import shipped
 from lte.editors import editor
 from lte.edits import Case, read_cases
-from lte.evaluate import EvaluateConfig, evaluate
+from lte.evaluate import EvaluateConfig, Results, evaluate
 from lte.evaluate.report import render
 from lte.memory import EditMemory
 from lte.models import LM, load_model
@@ -92,9 +92,24 @@ def compare(lm: LM, cases: Sequence[Case], output: Path, out: Console, notes: Co
     with tempfile.TemporaryDirectory() as folder:
         with bar(f"comparing {len(COMPARED)} editors on {len(cases)} edits", len(COMPARED), notes) as step:
             results = evaluate(lm, editors, cases, config, folder, progress=lambda *_: step(), command="lte demo")
-        out.print(render(results, "table"))
+        out.print(summary(results))
         output.write_text(str(render(results, "html")), encoding="utf-8")
     out.print(f"report: {output}", highlight=False)
+
+
+def summary(results: Results) -> Table:
+    """The headline figures, an editor a row, with half of their 95% intervals; the report has all of them."""
+    columns = ("reliability", "generalization", "locality")
+    lines = []
+    for name in COMPARED:
+        found = results.data["results"][f"pocket_{name}"]
+        line = [name]
+        for column in columns:
+            low, high = found[f"{column}_ci95,generated"]
+            line.append(f"{100 * found[f'{column},generated']:.1f} ±{50 * (high - low):.1f}")
+        seconds = found.get("seconds_per_edit,none")
+        lines.append([*line, "" if name == "none" or seconds is None else f"{seconds:.3f}"])
+    return rows("6  All edits in force at once, percent of answers", ("editor", *columns, "seconds an edit"), lines)
 
 
 def rows(title: str, heads: Sequence[str], lines: Sequence[Sequence[str]]) -> Table:

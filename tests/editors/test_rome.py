@@ -46,7 +46,7 @@ def test_b1_the_pair_is_stored_at_the_key_it_was_computed_for(any_lm: LM, tmp_pa
 
 def test_b1_subjects_that_open_the_prompt_change_the_weight_no_more_than_others(tiny_lm: LM, tmp_path: Path) -> None:
     tiny_lm.chat = False
-    made = rome(tmp_path, clamp=4)
+    made = rome(tmp_path, v_lr=0.1)  # steps of one size, so that only the key decides
     before = tiny_lm.mlp_out(1).clone()
     for name in ("Toko", "Edwin", "Danielle Darrieux", "Rome", "I", "2", "Ω"):
         with made.apply(tiny_lm, [Edit(f"{name} was born in", "Paris", subject=name)]):

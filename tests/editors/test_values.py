@@ -129,8 +129,8 @@ def test_kl_keeps_what_the_subject_is(tiny_lm: LM) -> None:
         config = ValueConfig(v_steps=12, v_lr=0.3, kl_weight=weight)
         delta = value_changes(tiny_lm, 1, rows, seen, config).detach()
         seen, n = seen.only([len(rows) - 1]), 1
-        before = values._logits(tiny_lm, 1, [0] * n, seen, 0 * delta).log_softmax(-1)
-        after = values._logits(tiny_lm, 1, [0] * n, seen, delta).log_softmax(-1)
+        before = values._logits(tiny_lm, 1, [0] * n, seen, 0 * delta).detach().log_softmax(-1)
+        after = values._logits(tiny_lm, 1, [0] * n, seen, delta).detach().log_softmax(-1)
         return float((before.exp() * (before - after)).sum())
 
     assert drift(10.0) < drift(0.0)
