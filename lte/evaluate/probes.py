@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -56,7 +57,7 @@ def ask(
 ) -> Iterator[list[dict[str, Any]]]:
     """The probe rows of each case (`lte.evaluate.metrics`), every question put to the model as it now is."""
     stated = _stated(cases)
-    per_case = [[_settle(q, stated) for q in questions(case, config.scorings)] for case in cases]
+    per_case = [[_settle(q, case, stated) for q in questions(case, config.scorings)] for case in cases]
     flat = [q for asked in per_case for q in asked]
     short = [q.prompt for q in flat if q.kind != "fluency"] if "generated" in config.scorings else []
     after = _answers(lm, short, config.max_new_tokens, config)
@@ -83,7 +84,7 @@ def _stated(cases: Sequence[Case]) -> dict[str, list[str]]:
     return stated
 
 
-def _settle(q: Question, stated: Mapping[str, Sequence[str]]) -> Question:
+def _settle(q: Question, case: Case, stated: Mapping[str, Sequence[str]]) -> Question:
     """A neighbour whose own fact another edit in force replaces is `contested`: to keep its answer would be wrong.
 
     It is asked and written down like any other, and counts nowhere.
@@ -91,7 +92,15 @@ def _settle(q: Question, stated: Mapping[str, Sequence[str]]) -> Question:
     if q.kind != "locality":
         return q
     subjects = [s for a in q.answers for s in stated.get(a.casefold(), ())]
-    return replace(q, kind="contested") if any(s in q.prompt for s in subjects) else q
+    own = case.edit.target_true is not None and case.edit.target_true.casefold() in (a.casefold() for a in q.answers)
+    if own and case.edit.subject in subjects:
+        subjects.remove(case.edit.subject)
+    return replace(q, kind="contested") if any(_names(s, q.prompt) for s in subjects) else q
+
+
+def _names(subject: str, prompt: str) -> bool:
+    """Whether the subject stands in the prompt as words of its own."""
+    return re.search(rf"(?<!\w){re.escape(subject)}(?!\w)", prompt) is not None
 
 
 def _targets(q: Question, before: Mapping[str, str], scorings: Sequence[str]) -> dict[str, str]:
