@@ -27,9 +27,7 @@ class RomeConfig(ValueConfig):
 
     editor: Literal["rome"] = "rome"
     layer: int | None = Field(None, ge=0)  # block to rewrite (causal tracing); None: a sixteenth of the way up
-    key: Literal["consistent", "original"] = (
-        "consistent"  # one key as r-ROME, or the paper's two: see `rank_one_update`
-    )
+    key: Literal["consistent", "original"] = "consistent"  # r-ROME's one, or the paper's two (`rank_one_update`)
     prefixes: int = Field(4, ge=0)  # contexts besides the bare prompt, sampled from the unedited model
     prefix_length: int = Field(8, gt=0)  # tokens of each
     statistics: StatisticsConfig = StatisticsConfig()

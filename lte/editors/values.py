@@ -60,7 +60,9 @@ def value_changes(lm: LM, layer: int, rows: Sequence[Row], seen: Seen, config: V
         decay = torch.linalg.vector_norm(delta[alive], dim=1) / size[alive] ** 2
         loss = loss + config.v_decay * decay.to(loss.device)
         if not torch.isfinite(loss).all():
-            raise EditorError(f"the search for a value diverged at step {step}; lower v_lr (now {config.v_lr or unit})")
+            raise EditorError(
+                f"the search for a value diverged at step {step}; lower v_lr (now {unit.max().item():.3g})"
+            )
         found[alive] = delta.detach()[alive]
         going = ~((loss < config.stop_loss) & hit)
         if step == config.v_steps - 1 or not going.any():
