@@ -363,7 +363,8 @@ def test_a_key_that_is_none(open_: Open, monkeypatch: pytest.MonkeyPatch, value:
 @pytest.mark.parametrize("code", [500, 502, 503, 429, 408])
 def test_a_server_that_recovers_costs_no_answer(open_: Open, served: Served, adapted: LM, code: int) -> None:
     served.failures = [well, well, status(code), well, status(code), status(code), well]
-    assert open_().answer(QUERIES, max_new_tokens=3, batch_size=3) == adapted.answer(QUERIES, max_new_tokens=3)
+    endpoint = open_(retries=3)  # one question may meet with all three failures
+    assert endpoint.answer(QUERIES, max_new_tokens=3, batch_size=3) == adapted.answer(QUERIES, max_new_tokens=3)
     assert len(served.asked) == len(QUERIES) + 3 and served.failures == []
 
 
