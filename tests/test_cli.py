@@ -286,7 +286,7 @@ def facts(tmp_path: Path) -> Path:
 
 def test_an_edited_model_is_saved_and_loads_again(model: Path, facts: Path, tmp_path: Path) -> None:
     out = tmp_path / "edited"
-    result = run("edit", "ft", "--edits", facts, "--model", model, "--output", out)
+    result = run("edit", "ft_m", "--edits", facts, "--model", model, "--output", out)
     assert (result.exit_code, result.stdout) == (0, f"{out}\n"), result.stderr
     before, after = (lte.load_model(str(folder), device="cpu") for folder in (model, out))
     changed = [n for n, p in after.model.named_parameters() if not p.equal(before.model.get_parameter(n))]
@@ -294,10 +294,10 @@ def test_an_edited_model_is_saved_and_loads_again(model: Path, facts: Path, tmp_
 
 
 def test_settings_of_an_editor_may_come_from_a_file(model: Path, facts: Path, tmp_path: Path) -> None:
-    (tmp_path / "ft.yaml").write_text("# lte edit ft.yaml ...\neditor: ft\n", encoding="utf-8")
+    (tmp_path / "ft_m.yaml").write_text("# lte edit ft_m.yaml ...\neditor: ft_m\n", encoding="utf-8")
     asked = ["--edits", facts, "--model", model, "--output", tmp_path / "edited"]
-    assert run("edit", tmp_path / "ft.yaml", *asked, "--set", "nonsense=1").exit_code == 2
-    assert run("edit", tmp_path / "ft.yaml", *asked, "--set", "layer=1").exit_code == 0
+    assert run("edit", tmp_path / "ft_m.yaml", *asked, "--set", "nonsense=1").exit_code == 2
+    assert run("edit", tmp_path / "ft_m.yaml", *asked, "--set", "layer=1").exit_code == 0
     assert (tmp_path / "edited" / "config.json").exists()
 
 
@@ -307,14 +307,14 @@ def test_an_editor_of_the_prompt_has_no_weights_to_save(model: Path, facts: Path
 
 
 def test_a_folder_that_holds_something_is_not_written_over(model: Path, facts: Path) -> None:
-    result = run("edit", "ft", "--edits", facts, "--model", model, "--output", model)
+    result = run("edit", "ft_m", "--edits", facts, "--model", model, "--output", model)
     assert result.exit_code == 2 and "is not empty" in result.stderr
 
 
 def test_a_model_without_a_tokenizer_is_refused(model: Path, facts: Path, tmp_path: Path) -> None:
     for file in model.glob("tokenizer*"):
         file.unlink()
-    result = run("edit", "ft", "--edits", facts, "--model", model, "--output", tmp_path / "edited")
+    result = run("edit", "ft_m", "--edits", facts, "--model", model, "--output", tmp_path / "edited")
     assert result.exit_code == 2 and "tokenizer" in result.stderr and "Traceback" not in result.stderr
 
 
@@ -327,13 +327,13 @@ def weights(folder: Path) -> dict[str, Any]:
 def delta(model: Path, facts: Path, tmp_path: Path) -> Path:
     """A folder with a saved edit of the model."""
     asked = ["--edits", facts, "--model", model, "--output", tmp_path / "delta", "--export", "delta"]
-    result = run("edit", "run", "ft", *asked)
+    result = run("edit", "run", "ft_m", *asked)
     assert (result.exit_code, result.stdout) == (0, f"{tmp_path / 'delta'}\n"), result.stderr
     return tmp_path / "delta"
 
 
 def test_a_delta_makes_the_edited_checkpoint_later(model: Path, facts: Path, delta: Path, tmp_path: Path) -> None:
-    assert run("edit", "ft", "--edits", facts, "--model", model, "--output", tmp_path / "at-once").exit_code == 0
+    assert run("edit", "ft_m", "--edits", facts, "--model", model, "--output", tmp_path / "at-once").exit_code == 0
     result = run("edit", "apply", delta, "--model", model, "--output", tmp_path / "later")
     assert (result.exit_code, result.stdout) == (0, f"{tmp_path / 'later'}\n"), result.stderr
     once, later = weights(tmp_path / "at-once"), weights(tmp_path / "later")
@@ -343,7 +343,7 @@ def test_a_delta_makes_the_edited_checkpoint_later(model: Path, facts: Path, del
 def test_deltas_are_put_on_top_of_each_other(model: Path, delta: Path, tmp_path: Path) -> None:
     write_jsonl(tmp_path / "second.jsonl", STATEMENTS[1:])
     asked = ["--edits", tmp_path / "second.jsonl", "--model", model, "--export", "delta", "--set", "layer=0"]
-    assert run("edit", "ft", *asked, "--output", tmp_path / "other").exit_code == 0
+    assert run("edit", "ft_m", *asked, "--output", tmp_path / "other").exit_code == 0
     both = run("edit", "apply", delta, tmp_path / "other", "--model", model, "--output", tmp_path / "both")
     assert both.exit_code == 0, both.stderr
     before, after = weights(model), weights(tmp_path / "both")
@@ -356,7 +356,7 @@ def test_a_delta_says_what_it_is(delta: Path) -> None:
     told = json.loads(run("edit", "show", delta, "-o", "json").stdout)
     shown = run("edit", "show", delta).stdout
     assert told["id"] in shown and told["base"] in shown and "The capital of Vemmel is Ulm" in shown
-    assert all(name in shown for name in told["parameters"]) and "ft, 1 edits in weights" in shown
+    assert all(name in shown for name in told["parameters"]) and "ft_m, 1 edits in weights" in shown
 
 
 def test_a_delta_of_another_model_is_refused(model: Path, delta: Path, tmp_path: Path) -> None:

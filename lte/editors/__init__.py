@@ -46,7 +46,7 @@ EDITORS: dict[str, Entry] = {
         "ICEConfig",
         "edits in the prompt, recalled by the question; the model as it is",
     ),
-    "ft": Entry(
+    "ft_m": Entry(
         "lte.editors.finetune",
         "FineTune",
         "FineTuneConfig",

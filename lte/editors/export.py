@@ -67,7 +67,7 @@ def export_lora(handle: Handle, folder: str | Path, max_rank: int = 64, dtype: s
     if dtype not in DTYPES:
         raise EditorError(f"dtype {dtype!r}: an adapter is stored in {' or '.join(DTYPES)}")
     if not handle.touched:
-        raise EditorError(f"{handle!r} is in the prompt alone; an adapter holds changes of weights: name ft or rome")
+        raise EditorError(f"{handle!r} is in the prompt alone; an adapter holds changes of weights: name ft_m or rome")
     modules = {_linear(handle.lm, name): name for name in handle.touched}
     base, root, under = origin(handle)
     factors: dict[str, tuple[Tensor, Tensor]] = {}

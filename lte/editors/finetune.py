@@ -21,7 +21,7 @@ from lte.models import LM
 class FineTuneConfig(Config):
     """Settings of FT-M."""
 
-    editor: Literal["ft"] = "ft"
+    editor: Literal["ft_m"] = "ft_m"
     layer: int | None = Field(None, ge=0)  # block whose MLP is trained; None: two thirds of the way up
     steps: int = Field(25, gt=0)  # forwards over all edits at most
     lr: float = Field(5e-4, gt=0)  # of Adam
@@ -34,7 +34,7 @@ class FineTuneConfig(Config):
 class FineTune:
     """Trains one matrix until every edit's own prompt is answered by it; nothing protects the other answers."""
 
-    name = "ft"
+    name = "ft_m"
 
     def __init__(self, config: FineTuneConfig | None = None) -> None:
         self.config = config or FineTuneConfig()
@@ -77,7 +77,7 @@ class FineTune:
             for rows, seen in parts:  # a part's graph is freed before the next is built
                 loss, hit = answer_loss(rows, logits_from(lm, layer, seen, add_delta))
                 if not torch.isfinite(loss).all():
-                    raise EditorError(f"ft: the loss is not finite at step {step}; lower lr (now {c.lr})")
+                    raise EditorError(f"ft_m: the loss is not finite at step {step}; lower lr (now {c.lr})")
                 done &= bool((hit & (loss < c.stop_loss)).all())
                 gradient += torch.autograd.grad(loss.sum() / count, [delta])[0]
             if done:

@@ -159,7 +159,7 @@ class EvaluateConfig(Config):
     limit: int | None = Field(None, gt=0)
     shuffle: bool = False
     seed: int = 0
-    editors: tuple[str, ...] = ("none", "lte", "ice", "ft", "rome")
+    editors: tuple[str, ...] = ("none", "lte", "ice", "ft_m", "rome")
     editor_settings: dict[str, Path | dict[str, Any]] = Field(default_factory=dict)
     protocols: tuple[Protocol, ...] = ("batch:all",)
     seeds: tuple[int, ...] = Field((0,), min_length=1)

@@ -61,7 +61,7 @@ def test_answers_of_the_pocket_model(benchmark: Callable, lm: LM):
 
 @pytest.mark.parametrize("name", ["ft", "rome"])
 def test_one_edit_into_the_weights(benchmark: Callable, lm: LM, name: str):
-    method = editor(name, shipped(f"editors/{name}-pocket.yaml"))
+    method = editor(name, shipped(f"editors/pocket/{name}.yaml"))
     [case] = read_cases(home() / "cases.jsonl")[:1]
     method.apply(lm, [case.edit]).undo()  # statistics and prefixes are taken once
 

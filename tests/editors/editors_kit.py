@@ -43,7 +43,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "rome": {"layer": 1, "prefixes": 2, "prefix_length": 3, "v_steps": 6},
     "memit": {"layers": [1, 2], "prefixes": 2, "prefix_length": 3, "v_steps": 6, "weight": 1.0},
     "emmet": {"layer": 1, "prefixes": 2, "prefix_length": 3, "v_steps": 6},
-    "ft": {"layer": 1, "lr": 1e-2, "steps": 6},
+    "ft_m": {"layer": 1, "lr": 1e-2, "steps": 6},
 }
 
 

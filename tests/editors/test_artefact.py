@@ -92,13 +92,13 @@ def test_joined_handles_are_one_artefact_that_names_both(tiny_lm: LM, tmp_path: 
     rome = make("rome", tiny_lm, tmp_path)
     handle = rome.apply(tiny_lm, EDITS[:1])
     handle.join(rome.apply(tiny_lm, EDITS[1:]))
-    handle.join(make("ft", tiny_lm, tmp_path, layer=0).apply(tiny_lm, EDITS))
+    handle.join(make("ft_m", tiny_lm, tmp_path, layer=0).apply(tiny_lm, EDITS))
     now = state(tiny_lm)
     handle.save(tmp_path / "kept")
     handle.undo()
-    assert [(p["editor"], len(p["edits"])) for p in told(tmp_path / "kept")["made"]] == [("rome", 2), ("ft", 2)]
+    assert [(p["editor"], len(p["edits"])) for p in told(tmp_path / "kept")["made"]] == [("rome", 2), ("ft_m", 2)]
     with load_artefact(tiny_lm, tmp_path / "kept") as again:
-        assert same(now, state(tiny_lm)) and len(again.touched) == 2 and again.editor == "rome+ft"
+        assert same(now, state(tiny_lm)) and len(again.touched) == 2 and again.editor == "rome+ft_m"
     assert same(before, state(tiny_lm))
 
 

@@ -83,7 +83,7 @@ def asked(cases: list[Case]) -> tuple[list[str], list[str]]:
 
 def by_rome(lm: LM, edits: list[Edit], folder: Path) -> Handle:
     """The pocket's own settings of ROME."""
-    made = editor_from(shipped("editors/rome-pocket.yaml"), [f"statistics.cache={folder}"])
+    made = editor_from(shipped("editors/pocket/rome.yaml"), [f"statistics.cache={folder}"])
     return made.apply(lm, edits)
 
 

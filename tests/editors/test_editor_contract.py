@@ -161,7 +161,7 @@ def test_defaults_and_settings_make_an_editor(name: str) -> None:
 
 
 def test_an_unknown_editor_is_refused_with_the_known_ones() -> None:
-    with pytest.raises(ConfigError, match="there are lte, ice, ft, rome"):
+    with pytest.raises(ConfigError, match="there are lte, ice, ft_m, rome"):
         editor("roma")
 
 
@@ -177,8 +177,8 @@ def test_every_configuration_loads_by_name_and_by_itself(path: Path) -> None:
 
 
 def test_a_configuration_of_another_editor_is_refused(tmp_path: Path) -> None:
-    path = tmp_path / "ft.yaml"
-    path.write_text("editor: ft\n")
+    path = tmp_path / "ft_m.yaml"
+    path.write_text("editor: ft_m\n")
     with pytest.raises(ConfigError, match="editor"):
         editor("rome", path)
     path.write_text("layer: 2\n")

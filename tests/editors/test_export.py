@@ -61,7 +61,7 @@ def by_hand(lm: LM, ranks: dict[int, int]) -> Handle:
         return Handle(lm, "hand", EDITS, undo, rewrites, plain=True)
 
 
-@pytest.mark.parametrize("name", ["rome", "ft"])
+@pytest.mark.parametrize("name", ["rome", "ft_m"])
 def test_peft_with_the_adapter_is_the_edited_model(name: str, tiny_lm: LM, tmp_path: Path) -> None:
     plain = logits(tiny_lm.model)
     with make(name, tiny_lm, tmp_path).apply(tiny_lm, EDITS) as handle:
@@ -71,7 +71,7 @@ def test_peft_with_the_adapter_is_the_edited_model(name: str, tiny_lm: LM, tmp_p
     assert_close(with_peft(tiny_lm, tmp_path / "adapter"), edited, rtol=1e-5, atol=1e-5)
     assert torch.equal(logits(tiny_lm.model), plain)
     [module] = found.values()
-    assert not module.cut and module.error < 1e-6 and (name == "ft" or module.rank == 2)
+    assert not module.cut and module.error < 1e-6 and (name == "ft_m" or module.rank == 2)
 
 
 def test_our_own_reader_takes_it_too(tiny_lm: LM, tmp_path: Path) -> None:

@@ -163,7 +163,7 @@ def test_the_values_get_the_norm_they_are_anchored_to(name: str, tiny_lm: LM, tm
 def test_the_anchor_is_the_unedited_models(tiny_lm: LM, tmp_path: Path) -> None:
     made = memit(tiny_lm, tmp_path, norm_anchor=1.0)
     before = made.prepare(tiny_lm).norm
-    with make("ft", tiny_lm, tmp_path).apply(tiny_lm, EDITS):
+    with make("ft_m", tiny_lm, tmp_path).apply(tiny_lm, EDITS):
         assert made.prepare(tiny_lm).norm == before
 
 

@@ -130,7 +130,7 @@ def test_the_statistics_of_an_edited_model_are_warned_of(
 ) -> None:
     made = rome(tmp_path)
     made.prepare(tiny_lm)
-    with make("ft", tiny_lm, tmp_path).apply(tiny_lm, EDITS):
+    with make("ft_m", tiny_lm, tmp_path).apply(tiny_lm, EDITS):
         made.apply(tiny_lm, EDITS[:1]).undo()
         assert "edited already" not in caplog.text  # it was prepared before
         rome(tmp_path).apply(tiny_lm, EDITS[:1]).undo()

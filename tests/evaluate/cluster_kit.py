@@ -35,7 +35,7 @@ class Acted:
 
     def __init__(self, config: ActedConfig) -> None:
         self.config, self.applied = config, 0
-        self.inner = editor("ft", {"layer": 1, "steps": 3, "lr": 0.01})
+        self.inner = editor("ft_m", {"layer": 1, "steps": 3, "lr": 0.01})
 
     def apply(self, lm: LM, edits: Sequence[Edit]) -> Handle:
         if self.config.deadly:

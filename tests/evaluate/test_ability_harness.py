@@ -104,7 +104,7 @@ def test_the_figures_are_the_harnesss_own(lm: LM, folder: Path, monkeypatch: pyt
     assert ours["own_shots,acc_stderr"] == pytest.approx(math.sqrt(p * (1 - p) / (n - 1)))
 
 
-@pytest.mark.parametrize("name", ["ft", "lte", "ice"])
+@pytest.mark.parametrize("name", ["ft_m", "lte", "ice"])
 def test_what_an_edit_changes_shows_and_is_gone_with_it(name: str, lm: LM, folder: Path) -> None:
     config = settings(folder, "own_edited", "own_others", "own_words", "own_rolling")
     tasks, weights = check(config, lm), lm.weight_hash()
@@ -112,7 +112,7 @@ def test_what_an_edit_changes_shows_and_is_gone_with_it(name: str, lm: LM, folde
     with editor(name).apply(lm, [EDIT]):
         after = measure(lm, config, tasks=tasks)
         assert after["own_edited,perplexity"] < before["own_edited,perplexity"] / 2
-        if name != "ft":  # nothing is recalled for the others, and a text of its own is no question
+        if name != "ft_m":  # nothing is recalled for the others, and a text of its own is no question
             assert after["own_others,acc"] == before["own_others,acc"]
             assert after["own_rolling,word_perplexity"] == before["own_rolling,word_perplexity"]
         else:

@@ -255,7 +255,7 @@ def test_lte_refuses_an_adapter_of_another_wording(open_: Open, folder: Path) ->
         lte().apply(open_(), [Edit("a", "b")])  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("name", ["ft", "rome"])
+@pytest.mark.parametrize("name", ["ft_m", "rome"])
 def test_an_editor_of_weights_is_refused(open_: Open, name: str) -> None:
     from lte.edits import Edit
 

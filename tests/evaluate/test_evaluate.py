@@ -264,9 +264,9 @@ def test_the_results_file_has_the_harness_keys(
 
 
 def test_editors_are_built_from_the_settings(settings: Settings) -> None:
-    config = settings(editors=["none", "ft"], editor_settings={"ft": {"steps": 3}})
-    assert build_editors(config, lambda name, given: (name, given)) == {"none": None, "ft": ("ft", {"steps": 3})}
-    fewer = settings(editors=["none"], editor_settings={"ft": {"steps": 3}})
+    config = settings(editors=["none", "ft_m"], editor_settings={"ft_m": {"steps": 3}})
+    assert build_editors(config, lambda name, given: (name, given)) == {"none": None, "ft_m": ("ft_m", {"steps": 3})}
+    fewer = settings(editors=["none"], editor_settings={"ft_m": {"steps": 3}})
     assert build_editors(fewer, lambda *given: given) == {"none": None}
 
 

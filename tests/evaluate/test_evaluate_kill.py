@@ -121,9 +121,9 @@ def dying(journal: type[Journal], at: int) -> Callable[..., None]:
 
 
 def test_a_real_model_under_edits_in_turn_ends_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    settings = {"ft": {"steps": 3}, "rome": {"v_steps": 3, "statistics": {"tokens": 500, "cache": str(tmp_path)}}}
+    settings = {"ft_m": {"steps": 3}, "rome": {"v_steps": 3, "statistics": {"tokens": 500, "cache": str(tmp_path)}}}
     config = EvaluateConfig(
-        benchmarks=["pocket"], editors=["ft", "rome", "lte"], limit=3, protocols=["sequential:3"], resamples=20,
+        benchmarks=["pocket"], editors=["ft_m", "rome", "lte"], limit=3, protocols=["sequential:3"], resamples=20,
         editor_settings=settings, cache=tmp_path / "answers", latency_answers=0,
     )  # fmt: skip
     supplies = Supplies(editor, load_model, {"pocket": home() / "cases.jsonl"})

@@ -27,13 +27,13 @@ CASES = [
 def test_a_real_model_is_asked_edited_and_restored(protocol: str, tiny_lm: LM, tmp_path: Path) -> None:
     base = tiny_lm.weight_hash()
     config = EvaluateConfig(
-        model="tiny", benchmarks=["cases"], editors=["none", "ft"], editor_settings={"ft": {"layer": 1}},
+        model="tiny", benchmarks=["cases"], editors=["none", "ft_m"], editor_settings={"ft_m": {"layer": 1}},
         scorings=["generated", "teacher_forced", "preference", "fluency", "legacy"], protocols=[protocol],
         max_new_tokens=6, text_tokens=12, batch_size=3, resamples=20, cache=tmp_path,
     )  # fmt: skip
     found = evaluate(tiny_lm, build_editors(config, editor), CASES, config, tmp_path)
     assert found.valid and tiny_lm.weight_hash() == base and not tiny_lm.handles
-    none_task, ft_task = (f"cases_{name}_{protocol.replace(':', '-')}" for name in ("none", "ft"))
+    none_task, ft_task = (f"cases_{name}_{protocol.replace(':', '-')}" for name in ("none", "ft_m"))
     none, ft = found.data["results"][none_task], found.data["results"][ft_task]
     assert none["locality,generated"] == 1 and none["reliability,generated"] == 0
     assert 0 <= ft["reliability,teacher_forced"] <= 1 and "NS,preference" in ft
