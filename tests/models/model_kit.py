@@ -1,4 +1,4 @@
-"""What the tests of models share: tokenizers of other families, naive references, adapters of random numbers."""
+"""What the tests of models share: a model for a tokenizer, naive references, adapters of random numbers."""
 
 from __future__ import annotations
 
@@ -10,63 +10,11 @@ from typing import Any
 
 import torch
 from safetensors.torch import save_file
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from lte.models import LM
 from lte.models.decode import stop_ids
 from lte.models.layout import features
-
-TEXTS = [
-    "The mother tongue of Danielle Darrieux is French.",
-    "Toko Yasuda plays the guitar. Where was Edwin of Northumbria born? In Paris, London or Rome.",
-    "The capital of France is Lyon. He was born in 1984 (or 1985), they say: it isn't known.",
-]
-INST = (
-    "{{ '<s>' }}{% for m in messages %}{% if m['role'] == 'system' %}{{ raise_exception('no system turn') }}"
-    "{% elif m['role'] == 'user' %}{{ '[INST] ' + m['content'] + ' [/INST]' }}"
-    "{% else %}{{ ' ' + m['content'] + ' </s>' }}{% endif %}{% endfor %}"
-)
-
-
-def gpt2_like() -> PreTrainedTokenizerFast:
-    """Byte-level, no blank put in front, offsets without their blank, neither BOS nor padding token."""
-    core = Tokenizer(models.BPE())
-    core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    core.decoder = decoders.ByteLevel()
-    core.post_processor = processors.ByteLevel(trim_offsets=True)
-    alphabet = pre_tokenizers.ByteLevel.alphabet()
-    core.train_from_iterator(
-        TEXTS * 3,
-        trainers.BpeTrainer(
-            vocab_size=420, special_tokens=["<|endoftext|>"], initial_alphabet=alphabet, show_progress=False
-        ),
-    )
-    end = "<|endoftext|>"
-    return PreTrainedTokenizerFast(tokenizer_object=core, bos_token=end, eos_token=end, unk_token=end)
-
-
-def llama2_like() -> PreTrainedTokenizerFast:
-    """Words marked by "▁", unknown characters as bytes, BOS in front, and a chat template in Llama-2's manner."""
-    core = Tokenizer(models.BPE(unk_token="<unk>", byte_fallback=True))
-    core.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="first")
-    special = ["<unk>", "<s>", "</s>"]
-    core.train_from_iterator(
-        TEXTS * 3, trainers.BpeTrainer(vocab_size=300, special_tokens=special, show_progress=False)
-    )
-    state = json.loads(core.to_str())
-    for byte in range(256):
-        state["model"]["vocab"][f"<0x{byte:02X}>"] = len(state["model"]["vocab"])
-    core = Tokenizer.from_str(json.dumps(state))
-    core.decoder = decoders.Sequence(
-        [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
-    )
-    core.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 1)])
-    tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=core, bos_token="<s>", eos_token="</s>", unk_token="<unk>", padding_side="left"
-    )
-    tokenizer.chat_template = INST
-    return tokenizer
 
 
 def tiny_llama(tokenizer: PreTrainedTokenizerFast, seed: int = 0, **settings: Any) -> LlamaForCausalLM:

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from model_kit import gpt2_like, logits, naive_greedy, tiny_llama, write_adapter
+from model_kit import logits, naive_greedy, tiny_llama, write_adapter
+from tiny_tokenizers import gpt2_like
 from transformers import GenerationConfig
 
 from lte.models import LM, ModelError, Prompt

@@ -6,7 +6,8 @@ import copy
 
 import pytest
 import torch
-from model_kit import gpt2_like, tiny_llama
+from model_kit import tiny_llama
+from tiny_tokenizers import gpt2_like
 from torch import nn
 from torch.testing import assert_close
 from transformers import Gemma2Config, Gemma2ForCausalLM, MixtralConfig, MixtralForCausalLM, OPTConfig, OPTForCausalLM

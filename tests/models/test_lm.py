@@ -6,7 +6,8 @@ import copy
 
 import pytest
 import torch
-from model_kit import gpt2_like, llama2_like, tiny_llama
+from model_kit import tiny_llama
+from tiny_tokenizers import gpt2_like, llama2_like
 
 from lte.models import LM, ModelError
 

@@ -10,8 +10,9 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from model_kit import llama2_like, write_adapter
+from model_kit import write_adapter
 from tiny_models import CONFIGS, tiny_model
+from tiny_tokenizers import llama2_like
 from torch import nn
 from transformers import (
     BloomConfig,

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from model_kit import gpt2_like, llama2_like, naive_score, tiny_llama
+from model_kit import naive_score, tiny_llama
+from tiny_tokenizers import gpt2_like, llama2_like
 from transformers import (
     CohereConfig,
     CohereForCausalLM,

@@ -10,7 +10,8 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from model_kit import Parrot, gpt2_like, llama2_like, write_adapter
+from model_kit import Parrot, write_adapter
+from tiny_tokenizers import gpt2_like, llama2_like
 
 from lte.models import LM, ModelError
 from lte.models.decode import Ending, _pick, sample

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from model_kit import gpt2_like, llama2_like, tiny_llama
+from model_kit import tiny_llama
+from tiny_tokenizers import gpt2_like, llama2_like, llama3_like
 from transformers import PreTrainedTokenizerFast
 
 from lte.models import LM, ModelError
@@ -16,6 +17,7 @@ TOKENIZERS = {
     "pocket": build_tokenizer(["The capital of France is Lyon. It isn't known, they say."] * 3, vocab_size=360),
     "gpt2": gpt2_like(),
     "llama2": llama2_like(),
+    "llama3": llama3_like(),
 }
 LMS = {n: LM.of(tiny_llama(t), t, chat=False) for n, t in TOKENIZERS.items()}
 CHATS = {n: LM.of(LMS[n].model, t) for n, t in TOKENIZERS.items() if t.chat_template}
