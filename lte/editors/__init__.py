@@ -70,6 +70,12 @@ EDITORS: dict[str, Entry] = {
         "EmmetConfig",
         "many facts by one solve, each met exactly, in one layer",
     ),
+    "alphaedit": Entry(
+        "lte.editors.alphaedit",
+        "AlphaEdit",
+        "AlphaEditConfig",
+        "many facts by one solve, in directions that ordinary keys lack and beside those of earlier edits",
+    ),
 }
 
 

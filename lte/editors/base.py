@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -58,6 +58,8 @@ class Handle:
     touched  names of the parameters that were changed, each with its `Rewrite`, which `save` needs; none for editors
              that work in the prompt
     plain    the undo does nothing but put back the parameters touched
+    kept     what the editor is to remember of these edits while they are in force (`remembered`); of edits that are
+             joined it remembers the sum, and the undo lets go of it
     """
 
     def __init__(
@@ -68,11 +70,13 @@ class Handle:
         undo: ExitStack,
         touched: Mapping[str, Rewrite] | Sequence[str] = (),
         plain: bool = False,
+        kept: Mapping[Hashable, Tensor] | None = None,
     ) -> None:
         name, config = (editor, None) if isinstance(editor, str) else (editor.name, editor.config)
         self.editor, self.edits, self.touched, self.plain = name, tuple(edits), tuple(touched), plain
         self.parts: tuple[Part, ...] = (Part(name, config, self.edits, self.touched),)
         self.rewrites = dict(touched) if isinstance(touched, Mapping) else {}
+        self.kept = dict(kept or {})
         self.artefact: str | None = None  # id of the folder it was loaded from or saved to
         self.lm = lm
         lm.handles.append(self)
@@ -94,6 +98,7 @@ class Handle:
             self._undo.close()
         finally:
             handles.pop()
+            self.kept.clear()
 
     def join(self, newer: Handle) -> None:
         """Take the handle on top of this one into it, so that one undo takes both back.
@@ -116,6 +121,9 @@ class Handle:
         if not (newer.plain and set(newer.touched) <= set(self.touched)):
             self._undo.enter_context(rest)
             self.plain = False
+        for key, value in newer.kept.items():  # in place: thousands of steps are one sum
+            self.kept[key] = self.kept[key].add_(value) if key in self.kept else value
+        newer.kept.clear()
         self.edits += newer.edits
         self.touched = tuple(dict.fromkeys((*self.touched, *newer.touched)))
         self.lm.handles.pop()
@@ -136,6 +144,16 @@ class Handle:
     def __repr__(self) -> str:
         first = f", first {self.edits[0].statement!r}" if self.edits else ""
         return f"<{self.editor}: {len(self.edits)} edits{first}>"
+
+
+def remembered(lm: LM, key: Hashable) -> Tensor | None:
+    """The sum of what all edits in force on the model keep under `key`, not to be written into; `None` of none.
+
+    An editor finds its earlier edits of this model here and nowhere else, so that an undo forgets them, and neither
+    another model nor another editor can lead it astray.
+    """
+    found = [handle.kept[key] for handle in lm.handles if key in handle.kept]
+    return None if not found else found[0] if len(found) == 1 else torch.stack(found).sum(0)
 
 
 def _merged(parts: Sequence[Part]) -> tuple[Part, ...]:

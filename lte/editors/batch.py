@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from contextlib import ExitStack
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 from torch import Tensor
 
-from lte.editors.base import Handle, checked
+from lte.editors.base import Handle, checked, remembered
 from lte.editors.contexts import answer_rows
 from lte.editors.located import (
     Located,
@@ -22,9 +22,18 @@ from lte.editors.located import (
     streams_of,
     touched,
 )
-from lte.editors.solve import Factor
+from lte.editors.solve import Metric
 from lte.edits import Edit
 from lte.models import LM
+
+
+def _rising(layers: tuple[int, ...]) -> tuple[int, ...]:
+    if not layers or layers[0] < 0 or list(layers) != sorted(set(layers)):
+        raise ValueError("wanted one layer or several in rising order, each once, e.g. [4, 5, 6, 7, 8]")
+    return layers
+
+
+Layers = Annotated[tuple[int, ...], AfterValidator(_rising)]  # to rewrite, the lowest first
 
 
 class BatchConfig(LocatedConfig):
@@ -46,8 +55,18 @@ class Batch(Located):
 
     config: BatchConfig
 
-    def update(self, layer: int, C: Factor, W: Tensor, K: Tensor, V: Tensor, names: Sequence[str]) -> Tensor:
-        """The change to the layer's matrix W that brings the outputs of the keys K to the values V."""
+    @property
+    def remembers(self) -> bool:
+        """Whether edits are to be disturbed as little as may be by those that come after them."""
+        return False
+
+    def update(
+        self, layer: int, C: Metric, S: Tensor | None, W: Tensor, K: Tensor, V: Tensor, names: Sequence[str]
+    ) -> Tensor:
+        """The change to the layer's matrix W that brings the outputs of the keys K to the values V.
+
+        S  sum of YYᵀ over the keys of this editor's edits in force, Y = C.white(K); `None` without such
+        """
         raise NotImplementedError
 
     def apply(self, lm: LM, edits: Sequence[Edit]) -> Handle:
@@ -62,10 +81,15 @@ class Batch(Located):
             left = goal = changes_of_values(lm, layers[-1], edits, ready, self.config, self.config.batch_size)
             before = streams_of(lm, layers[-1], rows[::contexts]) if len(layers) > 1 else goal
             Ws = rewrites(lm, layers, undo)
+            kept: dict[Hashable, Tensor] = {}
             for ahead, (layer, W) in zip(range(len(layers), 0, -1), Ws.items()):
                 K = mean_keys(keys_of(lm, layer, rows, contexts)).T.to(W.exact)
                 V = W.exact @ K + left.T.to(W.exact) / ahead
-                self.write(W, self.update(layer, ready.factors[layer], W.exact, K, V, names))
+                C, mine = ready.factors[layer], (self, layer)
+                self.write(W, self.update(layer, C, remembered(lm, mine), W.exact, K, V, names))
+                if self.remembers:  # a layer's keys depend on the layers below it, which are done
+                    Y = C.white(K)
+                    kept[mine] = Y @ Y.T
                 if ahead > 1:
                     left = goal - (streams_of(lm, layers[-1], rows[::contexts]) - before).to(goal)
-            return Handle(lm, self, edits, undo, touched(lm, Ws), plain=True)
+            return Handle(lm, self, edits, undo, touched(lm, Ws), plain=True, kept=kept)

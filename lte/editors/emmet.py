@@ -10,7 +10,7 @@ from torch import Tensor
 
 from lte.editors.batch import Batch, BatchConfig
 from lte.editors.located import low_layer
-from lte.editors.solve import Factor, emmet_update
+from lte.editors.solve import Metric, emmet_update
 from lte.models import LM
 
 
@@ -38,6 +38,8 @@ class Emmet(Batch):
         """The block that is rewritten."""
         return (low_layer(lm) if self.config.layer is None else self.config.layer,)
 
-    def update(self, layer: int, C: Factor, W: Tensor, K: Tensor, V: Tensor, names: Sequence[str]) -> Tensor:
+    def update(
+        self, layer: int, C: Metric, S: Tensor | None, W: Tensor, K: Tensor, V: Tensor, names: Sequence[str]
+    ) -> Tensor:
         """Δ = R (KᵀC⁻¹K + αI)⁻¹ KᵀC⁻¹."""
         return emmet_update(W, C, K, V, self.config.alpha, names)

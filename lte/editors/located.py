@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from lte.editors.activations import last_seen
 from lte.editors.base import EditorError, Rewrite
 from lte.editors.contexts import Row, answer_rows, drift_rows, sampled_prefixes
-from lte.editors.solve import Factor, capped
+from lte.editors.solve import Factor, Metric, capped
 from lte.editors.statistics import StatisticsConfig, second_moments, texts_of
 from lte.editors.values import ValueConfig, anchored, bare_rows, look_at_subjects, value_changes
 from lte.edits import Edit
@@ -41,12 +41,12 @@ class LocatedConfig(ValueConfig):
 class Ready:
     """What is taken of a model once, before it is edited.
 
-    factors   of C, by layer
+    factors   of C, by layer, or what else an editor counts the cost of a change by
     prefixes  texts that stand before a prompt
     norm      of what the MLP of the last layer ordinarily gives; 0 where no norm anchor asks for it
     """
 
-    factors: dict[int, Factor]
+    factors: dict[int, Metric]
     prefixes: list[str]
     norm: float
 
@@ -78,11 +78,10 @@ class Located:
                 )
             layers, config = self.layers(lm), self.config
             bos = bos_ids(lm) if config.keep_bos else None
-            factors = {}
+            factors: dict[int, Metric] = {}
             for layer, C in second_moments(lm, layers, config.statistics, self.texts).items():
-                factors[layer] = Factor.of(C.to(lm.mlp_out(layer).device))
-                if bos is not None:
-                    factors[layer] = factors[layer].keeping(last_seen(lm, lm.mlp_out_module(layer), [bos])[0].T)
+                kept = None if bos is None else last_seen(lm, lm.mlp_out_module(layer), [bos])[0].T
+                factors[layer] = self.metric(C.to(lm.mlp_out(layer).device), kept)
             prefixes = sampled_prefixes(lm, config.prefixes, config.prefix_length, config.seed)
             norm = 0.0
             if config.norm_anchor is not None:
@@ -91,6 +90,11 @@ class Located:
                 )
             self._ready[lm.model] = Ready(factors, prefixes, norm)
         return self._ready[lm.model]
+
+    def metric(self, C: Tensor, kept: Tensor | None) -> Metric:
+        """What a change to a layer costs, by its second moment C; the keys `kept`, (in, n), are not to be moved."""
+        factor = Factor.of(C)
+        return factor if kept is None else factor.keeping(kept)
 
     def write(self, W: Rewrite, delta: Tensor) -> None:
         """Add Δ to the weight, scaled down where the settings cap it."""

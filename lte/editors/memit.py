@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field
 from torch import Tensor
 
-from lte.editors.batch import Batch, BatchConfig
+from lte.editors.batch import Batch, BatchConfig, Layers
 from lte.editors.located import low_layer
-from lte.editors.solve import Factor, memit_update
+from lte.editors.nullspace import Remembering
+from lte.editors.solve import Metric, memit_update
 from lte.models import LM
 
 
@@ -18,15 +19,9 @@ class MemitConfig(BatchConfig):
     """Settings of MEMIT, and of the search for its values."""
 
     editor: Literal["memit"] = "memit"
-    layers: tuple[int, ...] | None = None  # blocks to rewrite, lowest first; None: one, a sixteenth of the way up
+    layers: Layers | None = None  # blocks to rewrite, lowest first; None: one, a sixteenth of the way up
     weight: float = Field(15000, gt=0)  # λ, in ordinary tokens: C is their mean (mom2_update_weight)
-
-    @field_validator("layers")
-    @classmethod
-    def _rising(cls, layers: tuple[int, ...] | None) -> tuple[int, ...] | None:
-        if layers is not None and (not layers or layers[0] < 0 or list(layers) != sorted(set(layers))):
-            raise ValueError("wanted one layer or several in rising order, each once, e.g. [4, 5, 6, 7, 8]")
-        return layers
+    remember: bool = False  # keys of earlier edits weigh as ordinary tokens do, one each: λC + Σ K_pK_pᵀ
 
 
 class Memit(Batch):
@@ -45,6 +40,13 @@ class Memit(Batch):
         """The blocks that are rewritten, the lowest first."""
         return self.config.layers or (low_layer(lm),)
 
-    def update(self, layer: int, C: Factor, W: Tensor, K: Tensor, V: Tensor, names: Sequence[str]) -> Tensor:
-        """Δ = R Kᵀ (λC + KKᵀ)⁻¹."""
-        return memit_update(W, C, K, V, self.config.weight, names)
+    @property
+    def remembers(self) -> bool:
+        """Whether the settings say so."""
+        return self.config.remember
+
+    def update(
+        self, layer: int, C: Metric, S: Tensor | None, W: Tensor, K: Tensor, V: Tensor, names: Sequence[str]
+    ) -> Tensor:
+        """Δ = R Kᵀ (λC + Σ K_pK_pᵀ + KKᵀ)⁻¹, the sum over earlier edits where they are remembered."""
+        return memit_update(W, Remembering.of(C, S, self.config.weight), K, V, self.config.weight, names)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -17,8 +18,34 @@ ALIKE = 1e-10  # squared sine of the angle between a key and the others, below w
 EXACT = 1e-4  # relative residual above which a change that is to store its pairs does not
 
 
+class Metric(ABC):
+    """What a change costs, as coordinates of the keys in which the cost is ‖·‖²: `Factor` counts by ordinary keys."""
+
+    @property
+    @abstractmethod
+    def like(self) -> Tensor:
+        """A tensor of the dtype and on the device that is computed in."""
+
+    @abstractmethod
+    def white(self, K: Tensor) -> Tensor:
+        """Keys (in, n) in those coordinates, (m, n) with m ≤ in."""
+
+    @abstractmethod
+    def back(self, Y: Tensor) -> Tensor:
+        """The transposed of `white`: of coordinates (m, n) what stands beside keys, (in, n)."""
+
+    @property
+    @abstractmethod
+    def condition(self) -> float:
+        """A lower bound of the condition number."""
+
+    def solve(self, k: Tensor) -> Tensor:
+        """`back` of `white` for a key (in,) or keys (in, n): (C + εI)⁻¹k of a `Factor`."""
+        return self.back(self.white(k.reshape(len(k), -1))).reshape(k.shape)
+
+
 @dataclass(frozen=True)
-class Factor:
+class Factor(Metric):
     """C + εI = LLᵀ with ε = RIDGE · tr(C)/d: factored once, solved with often, never inverted.
 
     lower  L, (in, in)
@@ -46,6 +73,10 @@ class Factor:
                 return cls(lower)
         raise EditorError("the second moment of the keys is not positive definite; take it of more tokens")
 
+    @property
+    def like(self) -> Tensor:
+        return self.lower
+
     def keeping(self, K: Tensor) -> Factor:
         """The same for changes that leave the outputs of the keys K, (in, n), where they are: ΔK = 0, exactly.
 
@@ -71,21 +102,17 @@ class Factor:
         """L⁻ᵀY, (in, n): behind `white` it makes (C + εI)⁻¹K."""
         return torch.linalg.solve_triangular(self.lower.mT, Y, upper=True)
 
-    def solve(self, k: Tensor) -> Tensor:
-        """(C + εI)⁻¹k for a key (in,) or keys (in, n)."""
-        return self.back(self.white(k.reshape(len(k), -1))).reshape(k.shape)
-
     @property
     def condition(self) -> float:
         """A lower bound of the condition number, from the factor's diagonal at no cost."""
-        return _condition(self.lower)
+        return condition_of(self.lower)
 
 
 @dataclass(frozen=True)
 class Report:
     """How well a solve went.
 
-    condition  lower bound of cond(C + εI)
+    condition  lower bound of cond(C + εI), or of another metric's
     residual   ‖(W+Δ)K − V‖ / ‖V‖, of the keys at which the values are to come out
     size       ‖Δ‖ / ‖W‖
     system     lower bound of the condition number of the system between the edits, 1 where there is but one
@@ -97,7 +124,7 @@ class Report:
     system: float = 1.0
 
 
-def rank_one_update(W: Tensor, C: Tensor | Factor, k: Tensor, v: Tensor, at: Tensor | None = None) -> Tensor:
+def rank_one_update(W: Tensor, C: Tensor | Metric, k: Tensor, v: Tensor, at: Tensor | None = None) -> Tensor:
     """The change to W that sends k to v and disturbs ordinary keys least, in float64.
 
     ROME Eq. 2:  Δ = Λ (C⁻¹k)ᵀ  with  Λ = (v − Wk) / (C⁻¹k)ᵀk
@@ -109,9 +136,9 @@ def rank_one_update(W: Tensor, C: Tensor | Factor, k: Tensor, v: Tensor, at: Ten
               where the two keys part the denominator nearly vanishes and Δ disables the model (Gupta et al.,
               arXiv:2403.07175); left out it is k, and the denominator is positive whatever the key.
     """
-    factor = C if isinstance(C, Factor) else Factor.of(C)
-    W, k, v = (x.to(factor.lower) for x in (W, k, v))
-    at = k if at is None else at.to(factor.lower)
+    factor = Factor.of(C) if isinstance(C, Tensor) else C
+    W, k, v = (x.to(factor.like) for x in (W, k, v))
+    at = k if at is None else at.to(factor.like)
     u = factor.solve(k)
     pull = u @ at
     if not torch.isfinite(pull) or pull == 0:
@@ -125,7 +152,7 @@ def rank_one_update(W: Tensor, C: Tensor | Factor, k: Tensor, v: Tensor, at: Ten
 
 
 def memit_update(
-    W: Tensor, C: Tensor | Factor, K: Tensor, V: Tensor, weight: float, names: Sequence[str] = ()
+    W: Tensor, C: Tensor | Metric, K: Tensor, V: Tensor, weight: float, names: Sequence[str] = ()
 ) -> Tensor:
     """The change to W that sends the keys to the values as far as ordinary keys allow, in float64.
 
@@ -143,7 +170,7 @@ def memit_update(
 
 
 def emmet_update(
-    W: Tensor, C: Tensor | Factor, K: Tensor, V: Tensor, alpha: float = 0.0, names: Sequence[str] = ()
+    W: Tensor, C: Tensor | Metric, K: Tensor, V: Tensor, alpha: float = 0.0, names: Sequence[str] = ()
 ) -> Tensor:
     """The change to W that sends every key to its value and disturbs ordinary keys least, in float64.
 
@@ -156,14 +183,14 @@ def emmet_update(
 
 
 def batch_update(
-    W: Tensor, C: Tensor | Factor, K: Tensor, V: Tensor, ridge: float, names: Sequence[str] = ()
+    W: Tensor, C: Tensor | Metric, K: Tensor, V: Tensor, ridge: float, names: Sequence[str] = ()
 ) -> tuple[Tensor, Report]:
     """(Δ, how it went) of `memit_update` and `emmet_update`, through the smaller of the two systems, E or `in` wide.
 
-    Both are solved in white coordinates Y = L⁻¹K, where the system is YᵀY + λI or YYᵀ + λI.
+    Both are solved in white coordinates Y = L⁻¹K, where the system is YᵀY + λI or YYᵀ + λI; C may be another `Metric`.
     """
-    factor = C if isinstance(C, Factor) else Factor.of(C)
-    W, K, V = (x.to(factor.lower) for x in (W, K, V))
+    factor = Factor.of(C) if isinstance(C, Tensor) else C
+    W, K, V = (x.to(factor.like) for x in (W, K, V))
     if not ridge >= 0:
         raise EditorError(f"alpha {ridge}: wanted 0 or more")
     if not (torch.isfinite(K).all() and torch.isfinite(V).all()):
@@ -174,16 +201,16 @@ def batch_update(
             f"{edits} edits cannot all be met exactly in a matrix of {inputs} inputs; set alpha above 0, or give fewer"
         )
     R, Y = V - W @ K, factor.white(K)
-    solve = _over_inputs if edits > inputs else _over_edits
+    solve = _over_inputs if edits > len(Y) else _over_edits
     delta, lower = solve(factor, Y, R, ridge, names)
-    told = report(W, factor, delta, K, V, _condition(lower))
+    told = report(W, factor, delta, K, V, condition_of(lower))
     logger.debug("%s", told)
     if not ridge and told.residual > EXACT:
         logger.warning("the values come out to %.1g of their size only; alike keys? %s", told.residual, told)
     return delta, told
 
 
-def report(W: Tensor, factor: Factor, delta: Tensor, K: Tensor, V: Tensor, system: float = 1.0) -> Report:
+def report(W: Tensor, factor: Metric, delta: Tensor, K: Tensor, V: Tensor, system: float = 1.0) -> Report:
     """How well Δ stores the pairs in W: a key (in,) and its value (out,), or columns of them."""
     residual = torch.linalg.vector_norm((W + delta) @ K - V) / torch.linalg.vector_norm(V)
     size = torch.linalg.matrix_norm(delta) / torch.linalg.matrix_norm(W)
@@ -199,7 +226,7 @@ def capped(delta: Tensor, W: Tensor, cap: float | None) -> Tensor:
     return delta * (cap / size)
 
 
-def _over_edits(factor: Factor, Y: Tensor, R: Tensor, ridge: float, names: Sequence[str]) -> tuple[Tensor, Tensor]:
+def _over_edits(factor: Metric, Y: Tensor, R: Tensor, ridge: float, names: Sequence[str]) -> tuple[Tensor, Tensor]:
     """Δ = R (YᵀY + λI)⁻¹ (L⁻ᵀY)ᵀ and the system's Cholesky factor, (E, E)."""
     G = Y.T @ Y
     G.diagonal().add_(ridge)
@@ -208,7 +235,7 @@ def _over_edits(factor: Factor, Y: Tensor, R: Tensor, ridge: float, names: Seque
     return torch.cholesky_solve(R.T, lower).T @ factor.back(Y).T, lower
 
 
-def _over_inputs(factor: Factor, Y: Tensor, R: Tensor, ridge: float, names: Sequence[str]) -> tuple[Tensor, Tensor]:
+def _over_inputs(factor: Metric, Y: Tensor, R: Tensor, ridge: float, names: Sequence[str]) -> tuple[Tensor, Tensor]:
     """Δ = R Yᵀ (YYᵀ + λI)⁻¹ L⁻¹ and the system's Cholesky factor, (in, in)."""
     M = Y @ Y.T
     M.diagonal().add_(ridge)
@@ -244,6 +271,7 @@ def _name(names: Sequence[str], place: int) -> str:
     return repr(names[place]) if names else f"number {place}"
 
 
-def _condition(lower: Tensor) -> float:
+def condition_of(lower: Tensor) -> float:
+    """A lower bound of the condition number of LLᵀ, from the diagonal of L."""
     diagonal = lower.diagonal()
     return float((diagonal.max() / diagonal.min()) ** 2)

@@ -43,6 +43,14 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "rome": {"layer": 1, "prefixes": 2, "prefix_length": 3, "v_steps": 6},
     "memit": {"layers": [1, 2], "prefixes": 2, "prefix_length": 3, "v_steps": 6, "weight": 1.0},
     "emmet": {"layer": 1, "prefixes": 2, "prefix_length": 3, "v_steps": 6},
+    "alphaedit": {
+        "layers": [1, 2],
+        "prefixes": 2,
+        "prefix_length": 3,
+        "v_steps": 6,
+        "nullspace": {"share": 0.7},
+        "l2": 0.01,
+    },
     "ft_m": {"layer": 1, "lr": 1e-2, "steps": 6},
 }
 
