@@ -93,11 +93,10 @@ def llama3_like() -> PreTrainedTokenizerFast:
     return tokenizer
 
 
-def normalising() -> PreTrainedTokenizerFast:
-    """Sentencepiece's form of Llama-2's file: no division into words, blanks as "▁", one put in front.
+def normalising(words: bool = True) -> PreTrainedTokenizerFast:
+    """Sentencepiece that rewrites a text: compatible characters are made one (ﬁ is fi), case and ™ are dropped.
 
-    Compatible characters are made one (ﬁ is fi), case is dropped, and ™ is left out, so that offsets point into
-    another text than the one the model reads.
+    words  a token ends where its word does; else blanks are like letters, and a word may share one with its neighbour
     """
     core = Tokenizer(models.BPE(unk_token="<unk>"))
     core.normalizer = normalizers.Sequence(
@@ -109,6 +108,8 @@ def normalising() -> PreTrainedTokenizerFast:
             normalizers.Replace(" ", "▁"),
         ]
     )
+    if words:
+        core.pre_tokenizer = pre_tokenizers.Split("▁", "merged_with_next")
     special = ["<unk>", "<s>", "</s>"]
     core.train_from_iterator(
         TEXTS * 3,

@@ -60,6 +60,7 @@ def answer_rows(
         encoded, spans = lm.with_targets(texts, [edit.target_new.strip() + close] * len(texts))
         for text, e, span in zip(texts, encoded, spans):
             rows.append(Row(e.ids, i, span, _last_token(text, prompt, edit, e) if subject else -1))
+            _check(lm, rows[-1], edit)
     return rows
 
 
@@ -108,6 +109,20 @@ def turn_end(lm: LM) -> str:
     turns = [{"role": "user", "content": "Q"}, {"role": "assistant", "content": "ANSWER"}]
     text = str(lm.tokenizer.apply_chat_template(turns, tokenize=False))
     return text[text.rfind("ANSWER") + len("ANSWER") :].strip()
+
+
+def _check(lm: LM, row: Row, edit: Edit) -> None:
+    """An `EditorError` for a row that the model cannot hold, or whose answer begins before its subject is read."""
+    if lm.context is not None and len(row.ids) > lm.context:
+        raise EditorError(
+            f"the prompt {edit.prompt[:60]!r} and its answer are {len(row.ids)} tokens, with what is put before them, "
+            f"and {lm.name} holds {lm.context}; shorten the prompt"
+        )
+    if row.subject >= row.answer[0]:
+        raise EditorError(
+            f"the end of the subject {edit.subject!r} and the beginning of the answer {edit.target_new!r} are one "
+            "token; let the prompt go on behind the subject"
+        )
 
 
 def _last_token(text: str, prompt: str, edit: Edit, encoded: Encoded) -> int:
