@@ -11,6 +11,7 @@ import typer
 from typer.core import TyperGroup
 
 from lte.cli_evaluate import Overrides
+from lte.cli_locate import statistics
 from lte.cli_memory import QUIET, Format, show
 
 if TYPE_CHECKING:
@@ -137,6 +138,9 @@ def show_delta(
     ]
     if kept:
         show(kept, form)
+
+
+edits.command("statistics")(statistics)
 
 
 def save(handle: Handle, output: Path, export: Export, max_rank: int, dtype: Dtype) -> None:

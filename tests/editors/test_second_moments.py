@@ -12,13 +12,16 @@ from torch.testing import assert_close
 
 from lte.editors import statistics
 from lte.editors.base import EditorError
+from lte.editors.reading import rows_of
 from lte.editors.statistics import StatisticsConfig, second_moments
 from lte.models import LM, Trace
 from lte.models.tokens import encode
 
+SMALL = {"max_length": 100, "batch_tokens": 100}
+
 
 def test_it_is_the_mean_of_the_outer_products_of_keys(any_lm: LM, tmp_path: Path) -> None:
-    found = second_moments(any_lm, [0, 2], StatisticsConfig(cache=tmp_path, tokens=10**6, batch_tokens=40), TEXTS)
+    found = second_moments(any_lm, [0, 2], StatisticsConfig(cache=tmp_path, tokens=10**6, **SMALL), TEXTS)
     for layer, C in found.items():
         keys = []
         for e in encode(any_lm.tokenizer, TEXTS):
@@ -31,8 +34,8 @@ def test_it_is_the_mean_of_the_outer_products_of_keys(any_lm: LM, tmp_path: Path
 
 def test_batches_change_nothing(tiny_lm: LM, tmp_path: Path) -> None:
     one, many = (
-        second_moments(tiny_lm, [1], StatisticsConfig(cache=tmp_path / str(n), batch_tokens=n), TEXTS)[1]
-        for n in (10_000, 1)
+        second_moments(tiny_lm, [1], StatisticsConfig(cache=tmp_path / str(n), max_length=60, batch_tokens=n), TEXTS)[1]
+        for n in (10_000, 60)
     )
     assert_close(one, many, rtol=1e-4, atol=1e-5 * float(one.diagonal().max()))
 
@@ -40,7 +43,7 @@ def test_batches_change_nothing(tiny_lm: LM, tmp_path: Path) -> None:
 def test_the_budget_and_bos_decide_which_tokens_count(tiny_lm: LM) -> None:
     bos = tiny_lm.tokenizer.bos_token_id
     for kind in ("include", "exclude"):
-        rows = list(statistics._rows(tiny_lm, TEXTS, 30, StatisticsConfig(bos=kind)))
+        rows = list(rows_of(tiny_lm, TEXTS, 30, StatisticsConfig(bos=kind)))
         assert sum(len(keys) for _, keys in rows) == 30
         assert any(ids[i] == bos for ids, keys in rows for i in keys) == (kind == "include")
         assert all(ids[0] == bos and ids.count(bos) == 1 for ids, _ in rows)  # it is always read
