@@ -59,7 +59,7 @@ def answer_rows(
         # a base model's target follows a blank; behind a chat header there is none to add
         encoded, spans = lm.with_targets(texts, [edit.target_new.strip() + close] * len(texts))
         for text, e, span in zip(texts, encoded, spans):
-            rows.append(Row(e.ids, i, span, _last_token(text, prompt, edit, e) if subject else -1))
+            rows.append(Row(e.ids, i, span, subject_tokens(text, prompt, edit, e)[1] - 1 if subject else -1))
             _check(lm, rows[-1], edit)
     return rows
 
@@ -71,7 +71,7 @@ def drift_rows(lm: LM, edits: Sequence[Edit]) -> list[Row]:
         prompt = f"{edit.subject} is a"
         text = lm.render(prompt)
         [e] = encode(lm.tokenizer, [text])
-        rows.append(Row(e.ids, i, subject=_last_token(text, prompt, edit, e)))
+        rows.append(Row(e.ids, i, subject=subject_tokens(text, prompt, edit, e)[1] - 1))
     return rows
 
 
@@ -125,8 +125,8 @@ def _check(lm: LM, row: Row, edit: Edit) -> None:
         )
 
 
-def _last_token(text: str, prompt: str, edit: Edit, encoded: Encoded) -> int:
-    """The last token of the prompt's last mention of the subject; a template's own words are not searched."""
+def subject_tokens(text: str, prompt: str, edit: Edit, encoded: Encoded) -> tuple[int, int]:
+    """Tokens [a, b) of the prompt's last mention of the subject; a template's own words are not searched."""
     start = text.rfind(prompt)
     if start < 0:
         raise EditorError(f"the chat template rewrites the prompt {prompt!r}, so its subject cannot be found")
@@ -136,4 +136,4 @@ def _last_token(text: str, prompt: str, edit: Edit, encoded: Encoded) -> int:
         raise EditorError(
             f"the prompt {prompt!r} does not hold the subject {edit.subject!r}; name the subject as the prompt does"
         ) from error
-    return encoded.span(start + a, start + b)[1] - 1
+    return encoded.span(start + a, start + b)
