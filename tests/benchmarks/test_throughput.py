@@ -11,40 +11,21 @@ or, the pocket model alone and one after the other: pytest --benchmark-enable --
 from __future__ import annotations
 
 import argparse
-import json
 import os
-import platform
-import re
-import sys
-from collections.abc import Callable, Sequence
-from datetime import datetime, timezone
+from collections.abc import Sequence
 from functools import partial
-from importlib.metadata import version
 from pathlib import Path
-from statistics import median
-from time import perf_counter, process_time
 from typing import Any
 
 import pytest
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM
+from bench_kit import about, compared, in_turns, random_model, write
 
-from lte import __version__
 from lte.edits import Case, read_cases
 from lte.models import LM, load_model
 from lte.pocket import home
 
 Probes = list[tuple[str, list[str]]]
-LLAMA_1B = {  # the shape of Llama-3.2-1B
-    "hidden_size": 2048,
-    "num_hidden_layers": 16,
-    "num_attention_heads": 32,
-    "num_key_value_heads": 8,
-    "intermediate_size": 8192,
-    "head_dim": 64,
-    "vocab_size": 128256,
-    "tie_word_embeddings": True,
-}
 
 
 def probes_of(lm: LM, cases: Sequence[Case], steps: int = 32) -> Probes:
@@ -138,38 +119,6 @@ def test_throughput_of_answers(benchmark: Any, lm: LM, way: str) -> None:
 # --- the measurement ------------------------------------------------------------------------------------------------
 
 
-def random_1b() -> LM:
-    """A model of Llama-3.2-1B's shape with random weights in bfloat16, reading by the pocket model's tokenizer."""
-    torch.manual_seed(0)
-    model = LlamaForCausalLM._from_config(LlamaConfig(**LLAMA_1B), dtype=torch.bfloat16)
-    return LM.of(model, load_model("pocket", device="cpu").tokenizer, name="random Llama-3.2-1B shape")
-
-
-def in_turns(ways: dict[str, Callable[[], Any]], rounds: int) -> tuple[dict[str, Any], dict[str, Any]]:
-    """What each way gave, and its seconds in each round: by the clock, and those that processors worked for it."""
-    given: dict[str, Any] = {}
-    clock: dict[str, list[float]] = {name: [] for name in ways}
-    work: dict[str, list[float]] = {name: [] for name in ways}
-    for n in range(rounds):
-        for name in sorted(ways, reverse=n % 2 == 1):  # who goes first changes from round to round
-            begun, worked = perf_counter(), process_time()
-            given[name] = ways[name]()
-            clock[name].append(round(perf_counter() - begun, 3))
-            work[name].append(round(process_time() - worked, 3))
-    return given, {"seconds": clock, "processor_seconds": work}
-
-
-def compared(took: dict[str, Any], count: int) -> dict[str, Any]:
-    """How much of what was counted is done in a second, and what `ours` gains, by the medians of the rounds."""
-    faster = {of: median(took[of]["one_at_a_time"]) / median(took[of]["ours"]) for of in took}
-    return {
-        "a_second": {name: round(count / median(rounds), 2) for name, rounds in took["seconds"].items()},
-        "times_faster": round(faster["seconds"], 2),
-        "times_less_work": round(faster["processor_seconds"], 2),
-        **took,
-    }
-
-
 def measure(lm: LM, cases: Sequence[Case], threads: int, rounds: int, steps: int = 32) -> dict[str, Any]:
     """Probes a second of both ways on one model, and how far their numbers lie apart."""
     torch.set_num_threads(threads)
@@ -189,7 +138,7 @@ def measure(lm: LM, cases: Sequence[Case], threads: int, rounds: int, steps: int
         "targets": len(apart),
         "difference_of_log_probabilities": {"largest": max(apart), "mean": sum(apart) / len(apart)},
         "load_before": [round(x, 2) for x in load],
-        **compared(took, len(probes)),
+        **compared(took, dict.fromkeys(WAYS, len(probes))),
     }
 
 
@@ -202,8 +151,8 @@ def measure_answers(lm: LM, cases: Sequence[Case], threads: int, rounds: int) ->
         rounds,
     )
     assert given["ours"] == given["one_at_a_time"]
-    about = {"model": lm.name, "threads": threads, "answers": len(prompts), "load_before": [round(x, 2) for x in load]}
-    return {**about, **compared(took, len(prompts))}
+    said = {"model": lm.name, "threads": threads, "answers": len(prompts), "load_before": [round(x, 2) for x in load]}
+    return {**said, **compared(took, dict.fromkeys(given, len(prompts)))}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -218,22 +167,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     cases = read_cases(home() / "cases.jsonl")
     lm = load_model("pocket", device="cpu")
     found: dict[str, Any] = {
-        "command": "cd tests/benchmarks && PYTHONPATH=../.. python test_throughput.py "
-        + " ".join(arguments if arguments is not None else sys.argv[1:]),
-        "date": datetime.now(timezone.utc).isoformat(timespec="minutes"),
+        **about(__file__, arguments),
         "how": "both ways in turn in one process, medians of the rounds",
-        "platform": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
-        "versions": {"lte": __version__, "python": platform.python_version()}
-        | {n: version(n) for n in ("torch", "transformers", "tokenizers")},
         "scoring": [measure(lm, cases[: asked.cases], n, asked.rounds) for n in asked.threads],
         "answers": [measure_answers(lm, cases[: asked.cases], n, asked.rounds) for n in asked.threads],
     }
     if asked.large_cases:
-        large = random_1b()
+        large = random_model("llama3.2-1b")
         found["scoring"] += [measure(large, cases[: asked.large_cases], n, 1, steps=2) for n in asked.threads]
-    asked.output.write_text(
-        re.sub(r"\[[^][{}]*\]", lambda m: " ".join(m[0].split()), json.dumps(found, indent=1)) + "\n", encoding="utf-8"
-    )
+    write(asked.output, found)
 
 
 if __name__ == "__main__":
