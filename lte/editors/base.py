@@ -172,19 +172,27 @@ class Rewrite:
     """A weight under change, (out, in): sums in float64, every write rounded once, what stood before kept whole.
 
     A bfloat16 weight would lose each change below half its last bit if changes were added to it one by one.
+
+    below  the newest rewrite of this weight that is in force: it goes on from the sum that was rounded into the weight,
+           so that a sequence of edits, each with a rewrite of its own, is rounded but once as well
     """
 
-    def __init__(self, weight: Tensor) -> None:
+    def __init__(self, weight: Tensor, below: Rewrite | None = None) -> None:
         self.weight = weight
         self.before = weight.detach().clone()  # kept whole: subtracting the change again would leave rounding error
         self.exact = weight.detach().double()
         if self.exact is weight:
             self.exact = weight.detach().clone()
+        self.start: Tensor | None = None  # of `exact`, where that is not `before`
+        if below is not None:
+            told = below.exact if below.weight.stride() == weight.stride() else below.exact.t()
+            self.exact = torch.where(told.to(weight.dtype) == weight, told, self.exact)  # unless it was written since
+            self.start = self.exact.clone()
 
     @property
     def change(self) -> Tensor:
         """All that was added, (out, in) in float64, before it was rounded into the weight."""
-        return self.exact - self.before
+        return self.exact - (self.before if self.start is None else self.start)
 
     @torch.no_grad()
     def add_(self, delta: Tensor) -> None:
@@ -192,12 +200,33 @@ class Rewrite:
         if not torch.isfinite(delta).all():
             raise EditorError("the change to the weight is not finite; lower the learning rate or the clamp")
         self.exact += delta
+        if torch.linalg.vector_norm(self.exact, torch.inf) > torch.finfo(self.weight.dtype).max:
+            raise EditorError(
+                f"the change is too large for a weight in {self.weight.dtype}; lower the learning rate or the clamp, "
+                "or load the model in bfloat16 or float32"
+            )
         self.weight.copy_(self.exact)
 
     @torch.no_grad()
     def restore_(self) -> None:
         """Put back every bit that stood when this was made."""
         self.weight.copy_(self.before)
+
+
+def rewrite_of(lm: LM, name: str, weight: Tensor) -> Rewrite:
+    """A rewrite of the parameter `name`, given as an (out, in) view, that goes on from what edits in force made it."""
+    newest = next((handle for handle in reversed(lm.handles) if name in handle.touched), None)
+    return Rewrite(weight, newest.rewrites.get(name) if newest else None)
+
+
+def check_finite(lm: LM) -> None:
+    """An `EditorError` that names a parameter of the model that is not finite: nothing can be computed with it."""
+    for name, parameter in lm.model.named_parameters():
+        if not torch.isfinite(parameter).all():
+            raise EditorError(
+                f"{name} of {lm.name} is not finite, so nothing the model says is; undo the edit that made it so, or "
+                "load the model again, in bfloat16 or float32"
+            )
 
 
 def checked(editor: str, edits: Sequence[Edit], subject: bool = False) -> list[Edit]:

@@ -13,7 +13,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from lte.editors.activations import last_seen
-from lte.editors.base import EditorError, Rewrite
+from lte.editors.base import EditorError, Rewrite, check_finite, rewrite_of
 from lte.editors.contexts import Row, answer_rows, drift_rows, sampled_prefixes
 from lte.editors.solve import Factor, Metric, capped
 from lte.editors.statistics import StatisticsConfig, second_moments, texts_of
@@ -72,6 +72,7 @@ class Located:
     def prepare(self, lm: LM) -> Ready:
         """Statistics and prefixes of the model: taken once, at the first call, which should see it unedited."""
         if lm.model not in self._ready:
+            check_finite(lm)
             if any(handle.touched for handle in lm.handles):
                 logger.warning(
                     "%s: %s is edited already, and so are the statistics; call prepare() before", self.name, lm.name
@@ -103,7 +104,7 @@ class Located:
 
 def rewrites(lm: LM, layers: Iterable[int], undo: ExitStack) -> dict[int, Rewrite]:
     """The layers' projections, ready to be changed; `undo` puts them back."""
-    found = {layer: Rewrite(lm.mlp_out(layer)) for layer in layers}
+    found = {layer: rewrite_of(lm, weight_name(lm, layer), lm.mlp_out(layer)) for layer in layers}
     for W in found.values():
         undo.callback(W.restore_)
     return found
@@ -111,7 +112,12 @@ def rewrites(lm: LM, layers: Iterable[int], undo: ExitStack) -> dict[int, Rewrit
 
 def touched(lm: LM, Ws: dict[int, Rewrite]) -> dict[str, Rewrite]:
     """The rewritten weights by their names."""
-    return {f"{lm.layout.mlp_out.format(layer)}.weight": W for layer, W in Ws.items()}
+    return {weight_name(lm, layer): W for layer, W in Ws.items()}
+
+
+def weight_name(lm: LM, layer: int) -> str:
+    """What the parameter of the layer's MLP projection is called."""
+    return f"{lm.layout.mlp_out.format(layer)}.weight"
 
 
 def low_layer(lm: LM) -> int:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from lte.config import Config
 from lte.editors.activations import Seen, logits_from, look
-from lte.editors.base import EditorError
+from lte.editors.base import EditorError, check_finite
 from lte.editors.contexts import Row, answer_loss
 from lte.models import LM
 
@@ -66,6 +66,7 @@ def value_changes(
         decay = torch.linalg.vector_norm(delta[alive], dim=1) / size[alive] ** 2
         loss = loss + config.v_decay * decay.to(loss.device)
         if not torch.isfinite(loss).all():
+            check_finite(lm)
             raise EditorError(
                 f"the search for a value diverged at step {step}; lower v_lr (now {unit.max().item():.3g})"
             )

@@ -396,3 +396,11 @@ def test_a_change_that_is_not_finite_is_refused() -> None:
     with pytest.raises(EditorError, match="not finite"):
         Rewrite(weight).add_(torch.tensor([[0.0, torch.inf], [0.0, 0.0]]))
     assert torch.equal(weight, torch.ones(2, 2))
+
+
+def test_a_change_that_the_weights_dtype_cannot_hold_is_refused() -> None:
+    weight = torch.ones(2, 2, dtype=torch.float16)
+    Rewrite(weight.clone()).add_(torch.full((2, 2), 6e4))
+    with pytest.raises(EditorError, match=r"too large for a weight in torch\.float16; lower"):
+        Rewrite(weight).add_(torch.full((2, 2), 7e4))
+    assert torch.equal(weight, torch.ones(2, 2, dtype=torch.float16))
