@@ -52,6 +52,24 @@ EDITORS: dict[str, Entry] = {
         "FineTuneConfig",
         "one MLP projection fine-tuned on the answer tokens (FT-M)",
     ),
+    "ft_l": Entry(
+        "lte.editors.ft_l",
+        "FTL",
+        "FTLConfig",
+        "one MLP projection fine-tuned, none of its entries further than a bound (FT-L)",
+    ),
+    "locft_bf": Entry(
+        "lte.editors.locft_bf",
+        "LocFT",
+        "LocFTConfig",
+        "late MLP projections fine-tuned breadth-first: epochs of mini-batches over all edits",
+    ),
+    "lora": Entry(
+        "lte.editors.lora",
+        "LoRA",
+        "LoRAConfig",
+        "a low-rank adapter trained on the answer tokens and merged into the weights",
+    ),
     "rome": Entry(
         "lte.editors.rome",
         "Rome",

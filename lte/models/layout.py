@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from torch import nn
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
@@ -28,6 +28,12 @@ def features(module: nn.Module) -> tuple[int, int] | None:
     if isinstance(module, Conv1D):
         return module.weight.shape[0], module.weight.shape[1]
     return None
+
+
+def out_in(module: nn.Module) -> Tensor:
+    """The weight as an (out, in) view, whether the module is `Linear` or GPT-2's transposed `Conv1D`."""
+    weight = module.get_parameter("weight").data
+    return weight if isinstance(module, nn.Linear) or features(module) is None else weight.t()
 
 
 def check_layout(model: PreTrainedModel, layout: Layout) -> Layout:

@@ -18,7 +18,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from lte.models.adapter import Adapter, read_adapter
 from lte.models.decode import Ending, sample
 from lte.models.greedy import decode_greedy
-from lte.models.layout import Layout, ModelError, check_layout, features, resolve_layout
+from lte.models.layout import Layout, ModelError, check_layout, out_in, resolve_layout
 from lte.models.scoring import Score, score_texts
 from lte.models.tokens import Encoded, encode
 
@@ -123,10 +123,7 @@ class LM:
 
     def mlp_out(self, layer: int) -> Tensor:
         """Its weight as an (out, in) view, whether the module is `Linear` or GPT-2's transposed `Conv1D`."""
-        module = self.mlp_out_module(layer)
-        weight = module.get_parameter("weight").data
-        shape = features(module)
-        return weight if isinstance(module, nn.Linear) or shape is None else weight.t()
+        return out_in(self.mlp_out_module(layer))
 
     def weight_hash(self, instead: Mapping[str, Tensor] | None = None) -> str:
         """SHA-256 over every parameter's name, shape, dtype and bytes: proof of which model answered.
@@ -282,6 +279,8 @@ class LM:
             ends.append(("" if there else seam) + target.strip())
         encoded = encode(self.tokenizer, [t + e for t, e in zip(texts, ends, strict=True)])
         spans = [e.span(len(t), len(t) + len(end)) for t, end, e in zip(texts, ends, encoded, strict=True)]
+        for t, end, e in zip(texts, ends, encoded, strict=True):  # a tokenizer may leave nothing but the blank
+            e.span(len(t) + len(end) - len(end.lstrip()), len(t) + len(end))
         if not all(start for start, _ in spans):
             raise ModelError("a target without a token before it; give a prompt that is not empty")
         return encoded, spans

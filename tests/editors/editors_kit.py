@@ -52,6 +52,9 @@ SETTINGS: dict[str, dict[str, Any]] = {
         "l2": 0.01,
     },
     "ft_m": {"layer": 1, "lr": 1e-2, "steps": 6},
+    "ft_l": {"layer": 1, "lr": 1e-2, "steps": 6, "norm": 0.02},
+    "locft_bf": {"layers": [1, 2], "lr": 1e-2, "epochs": 3, "batch_size": 1},
+    "lora": {"lr": 5e-2, "steps": 6},
 }
 
 
