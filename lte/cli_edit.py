@@ -11,8 +11,9 @@ import typer
 from typer.core import TyperGroup
 
 from lte.cli_evaluate import Overrides
-from lte.cli_locate import statistics
+from lte.cli_locate import locate
 from lte.cli_memory import QUIET, Format, show
+from lte.cli_statistics import statistics
 
 if TYPE_CHECKING:
     from lte.editors.base import Handle
@@ -141,6 +142,7 @@ def show_delta(
 
 
 edits.command("statistics")(statistics)
+edits.command("locate")(locate)
 
 
 def save(handle: Handle, output: Path, export: Export, max_rank: int, dtype: Dtype) -> None:

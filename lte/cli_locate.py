@@ -1,4 +1,4 @@
-"""`lte edit statistics` and `lte edit locate`: what is measured of a model before it is edited."""
+"""`lte edit locate`: which layer of a model to edit."""
 
 from __future__ import annotations
 
@@ -10,103 +10,169 @@ import typer
 
 from lte.cli_evaluate import Overrides
 from lte.cli_memory import Format, show
+from lte.cli_statistics import Device, Dtype, Layers, Model, Output, layer_list
 
 if TYPE_CHECKING:
-    from lte.editors.statistics import StatisticsConfig
-
-Model = Annotated[str, typer.Option(help="The model: a folder, a hub id, or pocket.")]
-Layers = Annotated[
-    str | None, typer.Option(metavar="0-15|1,5|all", help="Of these blocks; left out: all, or the settings' own.")
-]
-Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...")]
-Dtype = Annotated[str, typer.Option(help="Of the model's weights; auto: bfloat16 on CUDA, else float32.")]
-Output = Annotated[Format, typer.Option("-o", help="How to print.")]
+    from lte.models import LM
 
 
-def statistics(
+def locate(
     config: Annotated[
-        str | None, typer.Argument(help="Settings of an editor (YAML), whose layers and text are taken.")
-    ] = None,
+        str, typer.Argument(help="Settings of an editor of one layer or several (YAML), or its name.")
+    ] = "rome",
+    cases: Annotated[Path | None, typer.Option(help="Cases to edit and to trace, or a benchmark's file.")] = None,
     model: Model = "pocket",
+    benchmark: Annotated[str, typer.Option(help="Whose file it is; cases: the format of lte itself.")] = "cases",
+    limit: Annotated[int | None, typer.Option(min=1, help="Take N of the cases, drawn by the seed.")] = 32,
     layers: Layers = None,
-    text: Annotated[Path | None, typer.Option(help="A .txt or .jsonl file, or a folder of them.")] = None,
-    dataset: Annotated[str | None, typer.Option(metavar="ID", help="A dataset of the hub, or a local folder.")] = None,
-    name: Annotated[str | None, typer.Option(help="The dataset's configuration, e.g. 20231101.en.")] = None,
-    tokens: Annotated[int | None, typer.Option(min=1, help="Budget; left out: ten per key dimension.")] = None,
-    documents: Annotated[int | None, typer.Option(min=1, help="Texts to read at most; the papers: 100000.")] = None,
-    layers_per_pass: Annotated[
-        int | None, typer.Option(min=1, help="Layers held at a time, d_k² · 8 bytes each; left out: all, in one pass.")
+    output: Annotated[Path, typer.Option(help="Folder for each layer's run, locate.json and locate.svg.")] = Path(
+        "runs/locate"
+    ),
+    tracing: Annotated[bool, typer.Option(help="Trace the facts that the model knows.")] = True,
+    sweep: Annotated[bool, typer.Option(help="Edit layer by layer.")] = True,
+    samples: Annotated[int, typer.Option(min=1, help="Tracing: draws of noise for each fact.")] = 10,
+    noise: Annotated[float, typer.Option(min=0, help="Tracing: its size, in deviations of the embeddings.")] = 3.0,
+    window: Annotated[
+        int | None, typer.Option(min=1, help="Tracing: layers restored together; left out: a fifth of all.")
     ] = None,
-    overrides: Overrides = [],  # noqa: B006  typer reads it and never writes
+    seed: Annotated[int, typer.Option(help="Of the draw of cases and of the noise.")] = 0,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the sweep in the folder.")] = False,
+    overrides: Overrides = [],  # noqa: B006
     device: Device = "auto",
     dtype: Dtype = "auto",
     form: Output = Format.table,
 ) -> None:
-    """Measure the second moment of the keys of some layers, E[kkᵀ], in one pass over a text; it is kept in a cache.
+    """Find the layer to edit: single edits in every layer, the highest S is chosen; and causal tracing beside it.
 
-    Settings of a CONFIG's `statistics` may be set, as in --set statistics.bos=exclude. trace is the mean of ‖k‖²; the
-    condition number is at least what is printed.
+    ES, PS, NS and S are those of `lte evaluate`, in percent. The last columns are average indirect effects of what is
+    restored: MLPs at the subject's last token, attention and states at the prompt's last.
     """
-    from dataclasses import asdict
+    import json
 
-    given = {
-        "text": text,
-        "dataset.path": dataset,
-        "dataset.name": name,
-        "tokens": tokens,
-        "documents": documents,
-        "layers_per_pass": layers_per_pass,
-    }
-    more = [*overrides, *(f"statistics.{key}={value}" for key, value in given.items() if value is not None)]
-    wanted, of_editor = _statistics_of(config, more)
+    if cases is None:
+        raise typer.BadParameter("name a file of cases, e.g. data/pocket/align.jsonl", param_hint="--cases")
+    if not (sweep or tracing):
+        raise typer.BadParameter("--no-sweep --no-tracing: nothing is left to do", param_hint="--no-sweep")
+    from lte.evaluate.benchmarks import load_cases
 
-    from lte.editors.statistics import measures
+    chosen = load_cases(benchmark, cases, limit, shuffle=True, seed=seed)
+    make, fields = _editors_of(config, overrides)
+    if sweep:
+        make(0)  # settings that cannot be used are known before the model is loaded
+
     from lte.models import load_model
 
     lm = load_model(model, device, dtype)
-    chosen = layer_list(layers, len(lm.blocks)) if layers or of_editor is None else of_editor(lm)
-    rows = [asdict(measured) for measured in measures(lm, chosen, wanted)]
-    rows = [{**row, "file": str(row["file"])} for row in sorted(rows, key=lambda row: row["layer"])]
-    if form is Format.table:
-        rows = [{**row, "condition": f"{row['condition']:.2e}", "trace": f"{row['trace']:.4g}"} for row in rows]
-    show(rows, form)
+    wanted = layer_list(layers, len(lm.blocks))
+    traced: dict[str, Any] = {}
+    if tracing:
+        from lte.editors.tracing import TracingConfig, averages, trace_facts
+
+        how = TracingConfig(samples=samples, noise=noise, window=window, seed=seed)
+        facts = list(trace_facts(lm, [case.edit for case in chosen], how))
+        traced = {
+            "settings": how.model_dump(),
+            "facts": len(facts),
+            "clean": sum(f.clean for f in facts) / len(facts),
+            "noised": sum(f.noised for f in facts) / len(facts),
+            "effects": averages(facts),
+        }
+    rows = _swept(lm, wanted, make, chosen, output, resume) if sweep else []
+    effects = traced.get("effects", {})
+    found = _choice(rows, effects)
+    told: dict[str, Any] = {
+        "layer": found,
+        "set": f"{fields}=[{found}]" if fields == "layers" else f"{fields}={found}",
+        "cases": len(chosen),
+        "sweep": rows,
+        "tracing": traced,
+        "plot": str(output / "locate.svg"),
+    }
+    from lte.evaluate.report.located import plot
+
+    output.mkdir(parents=True, exist_ok=True)
+    title = f"{lm.name}: where to edit ({Path(config).stem}, {len(chosen)} cases)"
+    (output / "locate.svg").write_text(plot(rows, effects, title, found if rows else None), encoding="utf-8")
+    (output / "locate.json").write_text(json.dumps(told, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    if form is Format.json:
+        typer.echo(json.dumps(told, ensure_ascii=False, indent=1))
+        return
+    show(_table(rows, effects), form)
+    if traced:
+        typer.echo(
+            f"{traced['facts']} known facts traced: P(answer) {traced['clean']:.3f}, {traced['noised']:.3f} noised"
+        )
+    typer.echo(f"plot: {told['plot']}")
+    typer.echo(f"layer {found} ({'highest S' if rows else 'MLPs around it matter most'}): --set '{told['set']}'")
 
 
-def layer_list(text: str | None, depth: int) -> list[int]:
-    """The blocks that "0-3", "1,5", "0-3,7" or "all" names, of `depth` there are."""
-    if text in (None, "all"):
-        return list(range(depth))
-    found: list[int] = []
-    for part in str(text).split(","):
-        first, dash, last = part.strip().partition("-")
-        try:
-            found += range(int(first), int(last if dash else first) + 1)
-        except ValueError as error:
-            raise _bad_layers(text, depth) from error
-    if not found or max(found) >= depth or len(set(found)) < len(found):
-        raise _bad_layers(text, depth)
-    return found
-
-
-def _bad_layers(text: str | None, depth: int) -> typer.BadParameter:
-    return typer.BadParameter(
-        f"{text}: wanted blocks of 0 to {depth - 1}, each once, as 0-{depth - 1}, 0,{depth - 1} or all",
-        param_hint="--layers",
-    )
-
-
-def _statistics_of(config: str | None, overrides: Sequence[str]) -> tuple[StatisticsConfig, Any]:
-    """The settings of the statistics and, where an editor's settings are named, the call that tells its layers."""
-    from lte.config import Config, ConfigError, load
+def _editors_of(config: str, overrides: Sequence[str]) -> tuple[Any, str]:
+    """What makes the editor of a layer, and the setting that names its layer."""
+    from lte.config import ConfigError
     from lte.editors import EDITORS, editor, editor_from
-    from lte.editors.statistics import StatisticsConfig
 
-    class Statistics(Config):
-        statistics: StatisticsConfig = StatisticsConfig()
+    def made(more: Sequence[str]) -> Any:
+        return editor(config, None, more) if config in EDITORS else editor_from(config, more)
 
-    if config is None:
-        return load(Statistics, None, overrides).statistics, None
-    made: Any = editor(config, None, overrides) if config in EDITORS else editor_from(config, overrides)
-    if not hasattr(made.config, "statistics"):
-        raise ConfigError(f"{config}: the editor {made.name} takes no statistics; name one that does, e.g. memit")
-    return made.config.statistics, made.layers
+    known = type(made(overrides).config).model_fields
+    fields = next((name for name in ("layer", "layers") if name in known), None)
+    if fields is None:
+        raise ConfigError(f"{config}: edits no layer that could be chosen; name an editor that does, e.g. rome")
+    return lambda n: made([*overrides, f"{fields}=[{n}]" if fields == "layers" else f"{fields}={n}"]), fields
+
+
+def _swept(lm: LM, layers: Sequence[int], make: Any, cases: Any, output: Path, resume: bool) -> list[dict[str, Any]]:
+    """The rows of the sweep; statistics of all layers are taken in one pass before it."""
+    from lte.cli_evaluate import progress_bars
+    from lte.evaluate.sweep import sweep
+
+    if hasattr(config := make(layers[0]).config, "statistics"):
+        from lte.editors.statistics import moments
+
+        for _ in moments(lm, layers, config.statistics):
+            pass  # kept in the cache, where each layer's editor finds its own
+    with progress_bars() as report:
+        done = 0
+
+        def tell(task: str, finished: int, total: int) -> None:
+            report("single edits", done * total + finished, len(layers) * total)
+
+        rows = []
+        for row in sweep(lm, layers, make, cases, output, resume=resume, progress=tell):
+            rows.append(row)
+            done += 1
+    return rows
+
+
+def _choice(rows: Sequence[dict[str, Any]], effects: Any) -> int:
+    """The layer of the highest S; without a sweep, where restored MLPs bring most back at the subject's last token."""
+    if rows:
+        from lte.evaluate.sweep import best
+
+        return int(best(rows)["layer"])
+    values = effects["mlp"]["last subject"]
+    return int(max(range(len(values)), key=values.__getitem__))
+
+
+def _table(rows: Sequence[dict[str, Any]], effects: Any) -> list[dict[str, Any]]:
+    """A row a layer: scores, and the effects where the paper finds facts read (MLP) and answered (attention)."""
+    columns = {
+        f"{kind}, {role}": effects[kind][role]
+        for kind, role in (("mlp", "last subject"), ("attention", "last"), ("state", "last"))
+        if role in effects.get(kind, {})
+    }
+    scored = {row["layer"]: row for row in rows}
+    shown = sorted(scored) if rows else range(len(next(iter(columns.values()))))
+    return [
+        {
+            "layer": n,
+            **{
+                k: None if v is None else f"{v:.1f}"
+                for k, v in scored.get(n, {}).items()
+                if k not in ("layer", "refused")
+            },
+            **({"refused": scored[n]["refused"]} if n in scored and scored[n]["refused"] else {}),
+            **{name: f"{values[n]:.3f}" for name, values in columns.items()},
+        }
+        for n in shown
+    ]

@@ -35,8 +35,9 @@ ARROWS: dict[str, set[str]] = {
     "evaluate": {"editors.base", "models", "edits"},
     "pocket": EVERY_ROOM,
     "cli": {*EVERY_ROOM, "cli_memory", "cli_edit", "cli_evaluate"},
-    "cli_edit": {"editors", "edits", "models", "cli_memory", "cli_evaluate", "cli_locate"},
-    "cli_locate": {"editors", "evaluate", "edits", "models", "cli_memory", "cli_evaluate"},
+    "cli_edit": {"editors", "edits", "models", "cli_memory", "cli_evaluate", "cli_statistics", "cli_locate"},
+    "cli_statistics": {"editors", "models", "cli_memory", "cli_evaluate"},
+    "cli_locate": {"editors", "evaluate", "models", "cli_memory", "cli_evaluate", "cli_statistics"},
     "cli_evaluate": {"evaluate", "editors", "models", "pocket", "cli_memory"},
     "cli_memory": {"memory", "edits"},
 }

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-from editors_kit import TEXTS
+from editors_kit import EDITS, TEXTS
 from typer.testing import CliRunner, Result
 
 from lte.cli import app
+from lte.edits import Case, Probe, write_jsonl
 from lte.models import LM
 
 
@@ -89,3 +91,94 @@ def test_statistics_are_those_that_an_editors_settings_ask_for(model: Path, text
 def test_statistics_of_nothing_are_refused(model: Path, arguments: list[str], complaint: str) -> None:
     result = run("edit", "statistics", *arguments, "--model", model, "--device", "cpu")
     assert (result.exit_code, result.stdout) == (2, "") and complaint in result.stderr
+
+
+# --- locate ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def cases(tmp_path: Path) -> Path:
+    """A file of cases of whose facts the model knows whatever it says."""
+    neighbour = (Probe("The capital of France is", ("Lyon",)),)
+    made = [
+        Case(str(i), replace(e, target_true="Paris"), (Probe(f"{e.subject} is"),), (), neighbour)
+        for i, e in enumerate(EDITS)
+    ]
+    write_jsonl(tmp_path / "cases.jsonl", made)
+    return tmp_path / "cases.jsonl"
+
+
+@pytest.fixture
+def memit(texts: Path, tmp_path: Path) -> Path:
+    """Quick settings of an editor that names its layers in a list."""
+    file = tmp_path / "memit.yaml"
+    file.write_text(
+        f"# lte edit memit.yaml\neditor: memit\nprefixes: 0\nv_steps: 3\nweight: 1\n"
+        f"statistics: {{text: {texts}, cache: {tmp_path / 'cache'}}}\n",
+        encoding="utf-8",
+    )
+    return file
+
+
+def test_a_layer_is_found_by_editing_in_each(
+    model: Path, cases: Path, memit: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "home"))
+    asked = [
+        "edit",
+        "locate",
+        memit,
+        "--cases",
+        cases,
+        "--model",
+        model,
+        "--device",
+        "cpu",
+        "--output",
+        tmp_path / "out",
+    ]
+    result = run(*asked, "--no-tracing", "--layers", "0,2", "-o", "json")
+    assert result.exit_code == 0, result.output
+    told = json.loads(result.stdout)
+    assert [row["layer"] for row in told["sweep"]] == [0, 2] and told["tracing"] == {} and told["cases"] == 2
+    highest = max(told["sweep"], key=lambda row: (row["S"], -row["layer"]))["layer"]
+    assert told["layer"] == highest and told["set"] == f"layers=[{highest}]"
+    assert json.loads((tmp_path / "out" / "locate.json").read_text(encoding="utf-8")) == told
+    assert "<polyline" in (tmp_path / "out" / "locate.svg").read_text(encoding="utf-8")
+    assert len(list((tmp_path / "cache").iterdir())) == 2  # of both layers, in one pass
+    assert run(*asked, "--no-tracing").exit_code == 2  # there is a run in the folder
+    again = run(*asked, "--no-tracing", "--resume")
+    assert again.exit_code == 0 and "highest S" in again.stdout and "--set 'layers=[" in again.stdout
+
+
+def test_facts_are_traced_without_an_edit(model: Path, tmp_path: Path) -> None:
+    write_jsonl(tmp_path / "facts.jsonl", [Case(str(i), e) for i, e in enumerate(EDITS)])  # no target_true: all known
+    asked = ["edit", "locate", "--cases", tmp_path / "facts.jsonl", "--model", model, "--device", "cpu", "--no-sweep"]
+    result = run(*asked, "--output", tmp_path / "out", "--samples", "2", "--seed", "3")
+    assert result.exit_code == 0, result.output
+    told = json.loads((tmp_path / "out" / "locate.json").read_text(encoding="utf-8"))
+    effects = told["tracing"]["effects"]["mlp"]["last subject"]
+    assert told["layer"] == effects.index(max(effects)) and told["set"] == f"layer={told['layer']}"
+    assert told["tracing"]["facts"] == 2 and f"--set '{told['set']}'" in result.stdout
+    assert "<title>" in (tmp_path / "out" / "locate.svg").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        (["ice"], "edits no layer"),
+        (["--layers", "7"], "wanted blocks of 0 to 2"),
+        (["--no-sweep", "--no-tracing"], "nothing is left"),
+        (["--set", "layr=1"], "Did you mean 'layer'?"),
+        (["--no-sweep"], "none of the 2 facts"),
+        (["--benchmark", "cuonterfact"], "counterfact"),
+    ],
+)
+def test_a_search_for_nothing_is_refused(
+    model: Path, cases: Path, tmp_path: Path, arguments: list[str], complaint: str
+) -> None:
+    asked = ["--cases", cases, "--model", model, "--device", "cpu", "--output", tmp_path / "out"]
+    result = run("edit", "locate", *arguments, *asked)
+    assert (result.exit_code, result.stdout) == (2, "") and complaint in result.stderr
+    assert not (tmp_path / "out").exists()
+    assert "--cases" in run("edit", "locate").stderr

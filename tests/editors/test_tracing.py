@@ -137,7 +137,7 @@ def test_only_known_facts_are_traced(tiny_lm: LM, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(tracing, "likelihoods", lambda *_: always)  # a model that says "English" to everything
     found = known_facts(tiny_lm, [replace(edit, target_true="Zürich"), edit, EDITS[1]])
     assert list(found) == [1, 2] and found[1].answer == encoded.ids[start]
-    assert found[1].ids == encoded.ids[:start] and tiny_lm.tokenizer.decode(found[1].ids).rstrip() == text.rstrip()
+    assert found[1].ids == encoded.ids[:start]
     subject = tiny_lm.tokenizer.decode(found[1].ids[found[1].first : found[1].end]).strip()
     assert subject == "Danielle Darrieux"
     with pytest.raises(EditorError, match="none of the 1 facts"):
