@@ -26,7 +26,7 @@ SHAPES = {  # folder: blocks, entries of a key (d_k), tokens of context: from th
     "gpt-j": (28, 16384, 2048),
     "gpt2-xl": (48, 6400, 1024),
 }
-LOCATED = ("rome", "memit", "emmet")  # of the study: each model has them all
+LOCATED = ("rome", "memit", "emmet", "alphaedit")  # of the study: each model has them all
 MOST = 2048  # tokens of a text read for statistics; whole contexts of 131 072 are what runs out of memory (B23)
 every_file = pytest.mark.parametrize("path", FILES, ids=lambda p: f"{p.parent.name}/{p.stem}")
 
