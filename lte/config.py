@@ -26,20 +26,23 @@ C = TypeVar("C", bound=Config)
 
 def load(kind: type[C], path: str | Path | None = None, overrides: Sequence[str] = ()) -> C:
     """`kind` from a YAML file, with `a.b=value` overrides (values are YAML) on top; `None` means all defaults."""
-    data: dict[str, Any] = {}
-    if path is not None:
-        try:
-            loaded = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-        except OSError as error:
-            raise ConfigError(f"{path}: cannot be read ({error.strerror}); give the path of a YAML file") from error
-        except (yaml.YAMLError, UnicodeDecodeError) as error:
-            raise ConfigError(f"{path}: not YAML: {error}") from error
-        if loaded is not None and not isinstance(loaded, dict):
-            raise ConfigError(f"{path}: holds a {type(loaded).__name__}; wanted settings, one `name: value` a line")
-        data = loaded or {}
+    data = {} if path is None else read(path)
     for override in overrides:
         _set(data, override)
     return parse(kind, data, str(path or "--set"))
+
+
+def read(path: str | Path) -> dict[str, Any]:
+    """The settings that a YAML file holds, as they stand there."""
+    try:
+        loaded = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read ({error.strerror}); give the path of a YAML file") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: not YAML: {error}") from error
+    if loaded is not None and not isinstance(loaded, dict):
+        raise ConfigError(f"{path}: holds a {type(loaded).__name__}; wanted settings, one `name: value` a line")
+    return loaded or {}
 
 
 def shipped(path: str) -> Path:

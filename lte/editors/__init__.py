@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import ConfigDict
 
-from lte.config import Config, ConfigError, load, parse
+from lte.config import Config, ConfigError, load, parse, read
 
 if TYPE_CHECKING:
     from lte.editors.base import Editor
@@ -94,6 +94,12 @@ EDITORS: dict[str, Entry] = {
         "AlphaEditConfig",
         "many facts by one solve, in directions that ordinary keys lack and beside those of earlier edits",
     ),
+    "ultraedit": Entry(
+        "lte.editors.ultraedit",
+        "UltraEdit",
+        "UltraEditConfig",
+        "many matrices by one step of closed form from keys and gradients, normalised over all edits",
+    ),
 }
 
 
@@ -105,11 +111,15 @@ def editor(
 ) -> Editor:
     """The editor `name` with its settings: a settings object, a mapping, a YAML file, or `None` for the defaults.
 
+    name   of `EDITORS`, or one of your own where the settings say of which (`editor: rome`), to compare several
+    config  a mapping may stand on a YAML file: {from: configs/editors/pocket/rome.yaml, layer: 0}
     parts  what the editor's class takes besides its settings: `texts` for those that need statistics (rome, memit,
            emmet), `memory` for lte and ice
     """
+    if isinstance(config, Mapping) and "from" in config:
+        config = read(config["from"]) | {key: value for key, value in config.items() if key != "from"}
     if name not in EDITORS:
-        raise ConfigError(f"editor {name!r}: no such editor; there are {', '.join(EDITORS)}")
+        name = _base(name, config)
     kind, settings = EDITORS[name].load()
     if isinstance(config, Mapping):
         config = parse(settings, config, f"settings of {name}")
@@ -118,6 +128,20 @@ def editor(
     elif not isinstance(config, settings):
         raise ConfigError(f"editor {name!r}: takes a {settings.__name__}, not a {type(config).__name__}")
     return kind(config, **parts)
+
+
+def _base(name: str, config: Config | Mapping[str, Any] | str | Path | None) -> str:
+    """The editor that settings under a name of their own are for."""
+    if isinstance(config, Config):
+        base = getattr(config, "editor", None)
+    else:
+        base = (config if isinstance(config, Mapping) else read(config) if config else {}).get("editor")
+    if base not in EDITORS:
+        raise ConfigError(
+            f"editor {name!r}: no such editor; there are {', '.join(EDITORS)}. A name of your own stands for one of "
+            "them with other settings, which say which: {editor: rome, layer: 1}"
+        )
+    return str(base)
 
 
 def editor_from(path: str | Path, overrides: Sequence[str] = (), **parts: Any) -> Editor:

@@ -148,9 +148,11 @@ def changes_of_values(
 
     As a block adds what its MLP gives to the residual stream, it is also what the stream is to gain there.
 
-    batch_size  edits whose values are sought in one forward; those of like length go together
+    batch_size  edits whose values are sought in one forward; those with like many tokens from the subject on, which are
+                what each step runs, go together
     """
-    order = sorted(range(len(edits)), key=lambda i: len(edits[i].statement))
+    bare_prompts = answer_rows(lm, edits)
+    order = sorted(range(len(edits)), key=lambda i: len(bare_prompts[i].ids) - bare_prompts[i].subject)
     found: dict[int, Tensor] = {}
     for start in range(0, len(order), batch_size):
         chosen = order[start : start + batch_size]

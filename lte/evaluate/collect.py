@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lte.evaluate.config import EvaluateConfig, EvaluateError
+from lte.evaluate.growth import growth, online, told
 from lte.evaluate.intervals import estimates
 from lte.evaluate.journal import Journal, Key, Row, journals_in
 from lte.evaluate.judging import Judged, judged
@@ -66,6 +67,7 @@ class _Seen:
     values: dict[str, list[Values]] = field(default_factory=dict)  # point -> values of each case that counts
     clusters: dict[str, list[int]] = field(default_factory=dict)  # point -> the cases they are of
     finals: list[_Final] = field(default_factory=list)
+    online: list[tuple[int, int, Values]] = field(default_factory=list)  # right after a step: in force, case, values
     added: list[float] = field(default_factory=list)
     cases: int = 0
     scored: int = 0
@@ -172,6 +174,8 @@ def _task(
     blocks = {
         "ages": _ages(seen, config) if sequential else [],
         "curves": _curves(seen, config) if sequential else [],
+        "online": online(seen.online, config.resamples, config.seed) if sequential else [],
+        "growth": growth(by_seed),
         "relations": _relations(seen),
         "seeds": _seeds(seen) if len(config.seeds) > 1 else {},
         "ability": next((value for key, value in records if key.kind == "ability"), None),
@@ -193,6 +197,8 @@ def _note(seen: _Seen, row: Row) -> None:
         return
     seen.values.setdefault(point, []).append(row["values"])
     seen.clusters.setdefault(point, []).append(row["doc_id"])
+    if point == IMMEDIATE:
+        seen.online.append((row["in_force"], row["doc_id"], row["values"]))
     if point == FINAL:
         seen.scored += 1
         relation = row["doc"].get("tags", {}).get("relation", "")
@@ -236,14 +242,9 @@ def _costs(by_seed: Sequence[Sequence[tuple[Key, Any]]], seen: _Seen) -> dict[st
     return {f"{name},none": value for name, value in found.items() if value is not None}
 
 
-def _told(values: Sequence[Values], docs: Sequence[int], config: EvaluateConfig) -> dict[str, Any]:
-    found = estimates(values, config.resamples, config.seed, docs)
-    return {key: {"mean": e.mean, "low": e.low, "high": e.high, "n": e.n} for key, e in found.items()}
-
-
 def _group(finals: Sequence[_Final], config: EvaluateConfig) -> dict[str, Any]:
     values = [final.values for final in finals]
-    return {"n": len(values), "values": _told(values, [final.doc for final in finals], config)}
+    return {"n": len(values), "values": told(values, [f.doc for f in finals], config.resamples, config.seed)}
 
 
 def _ages(seen: _Seen, config: EvaluateConfig) -> list[dict[str, Any]]:
@@ -259,15 +260,15 @@ def _ages(seen: _Seen, config: EvaluateConfig) -> list[dict[str, Any]]:
 
 def _curves(seen: _Seen, config: EvaluateConfig) -> list[dict[str, Any]]:
     """How all edits so far stand after every so many, and at the end of the longest sequences."""
-    told = {
-        int(point): {"n": len(values), "values": _told(values, seen.clusters[point], config)}
+    found = {
+        int(point): {"n": len(values), "values": told(values, seen.clusters[point], config.resamples, config.seed)}
         for point, values in seen.values.items()
         if point.isdigit()
     }
-    if told:
+    if found:
         last = max(final.in_force for final in seen.finals)
-        told.setdefault(last, _group([f for f in seen.finals if f.in_force == last], config))
-    return [{"in_force": n, **told[n]} for n in sorted(told)]
+        found.setdefault(last, _group([f for f in seen.finals if f.in_force == last], config))
+    return [{"in_force": n, **found[n]} for n in sorted(found)]
 
 
 def _relations(seen: _Seen) -> dict[str, Any]:

@@ -137,7 +137,10 @@ class EvaluateConfig(Config):
     limit            cases of each benchmark that names no limit of its own
     shuffle, seed    with `shuffle`, the limited cases are a draw by `seed`; without, the first of the file
     editors          names; "none" is the unedited model, a row like any other
-    editor_settings  per editor: the path of a YAML file, or the settings themselves; left out: the editor's defaults
+    editor_settings  per editor: the path of a YAML file, or the settings themselves; left out: the editor's defaults.
+                     An editor under several settings goes by names of one's own: {rome-0: {from: FILE, layer: 0}}
+    editor_protocols the protocols of editors that are not asked under all of them
+    protocol_cases   how many of a benchmark's cases a protocol takes, the first of them, where not all
     seeds            each gives one order of the cases, and goes to editors that draw; 0 is the file's own order
     immediate        in sequences, each step's cases are also asked right after it
     every            in sequences, all cases so far are also asked after every so many edits
@@ -161,6 +164,8 @@ class EvaluateConfig(Config):
     seed: int = 0
     editors: tuple[str, ...] = ("none", "lte", "ice", "ft_m", "rome")
     editor_settings: dict[str, Path | dict[str, Any]] = Field(default_factory=dict)
+    editor_protocols: dict[str, tuple[Protocol, ...]] = Field(default_factory=dict)
+    protocol_cases: dict[Protocol, Annotated[int, Field(gt=0)]] = Field(default_factory=dict)
     protocols: tuple[Protocol, ...] = ("batch:all",)
     seeds: tuple[int, ...] = Field((0,), min_length=1)
     immediate: bool = True

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import product
 
 from lte.evaluate.config import EvaluateConfig, EvaluateError
@@ -44,6 +44,7 @@ class Unit:
     protocol: str
     seed: int = 0
     shard: Shard = WHOLE
+    turn: int = field(default=0, compare=False)  # of the shard that its first sequence falls to
 
     @property
     def task(self) -> str:
@@ -82,10 +83,13 @@ def units_of(config: EvaluateConfig, shards: Sequence[Shard] = (WHOLE,)) -> list
     """Every unit of a run, benchmark by benchmark, so that what is known of a benchmark is used while it is at hand."""
     names = [b.name for b in config.benchmarks]
     seeds = dict.fromkeys(config.seeds)
-    return [
-        Unit(editor, name, protocol, seed, shard)
-        for name, protocol, seed, editor, shard in product(names, config.protocols, seeds, config.editors, shards)
+    wanted = [
+        (editor, name, protocol, seed)
+        for name, protocol, seed, editor in product(names, config.protocols, seeds, config.editors)
+        if protocol in config.editor_protocols.get(editor, config.protocols)
     ]
+    # units take turns, so that those of one sequence do not all fall to the first shard
+    return [Unit(*which, shard, turn) for turn, which in enumerate(wanted) for shard in shards]
 
 
 def steps_of(protocol: str, cases: int, portion: int | None = None) -> Iterator[list[range]]:
@@ -133,9 +137,7 @@ def sequences_of(unit: Unit, cases: int, portion: int | None) -> list[Chain]:
         Chain(i, tuple(tuple(docs[at] for at in step) for step in steps))
         for i, steps in enumerate(steps_of(unit.protocol, cases, portion))
     ]
-    # where each unit begins its turn differs, so that units of one sequence do not all fall to the first shard
-    turn = random.Random(f"{unit.task}/{unit.seed}").randrange(unit.shard.count)
-    return [s for s in found if (s.index + turn) % unit.shard.count == unit.shard.index]
+    return [s for s in found if (s.index + unit.turn) % unit.shard.count == unit.shard.index]
 
 
 def points_of(sequence: Chain, config: EvaluateConfig) -> list[Point]:

@@ -100,7 +100,9 @@ class Site:
     def chains(self, unit: Unit) -> list[Chain]:
         """The sequences of edits of a unit."""
         whole = unit.editor in (PLAIN, EXTERNAL)  # no edit is made: protocols do not differ
-        return sequences_of(unit, len(self.cases[unit.benchmark]), self.config.batch_size if whole else None)
+        cases = len(self.cases[unit.benchmark])
+        cases = min(cases, self.config.protocol_cases.get(unit.protocol, cases))
+        return sequences_of(unit, cases, self.config.batch_size if whole else None)
 
     def editor(self, unit: Unit) -> Editor | None:
         """The unit's editor; a seed goes to one that draws."""

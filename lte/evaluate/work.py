@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from lte.edits import Case, Edit, row_of
 from lte.evaluate.cost import Measured, artefact_bytes, seconds_alone, tokens_added
+from lte.evaluate.growth import norms
 from lte.evaluate.journal import Key, Row
 from lte.evaluate.plan import FINAL, PLAIN, Chain, Point, Unit, points_of
 from lte.evaluate.probes import Answers, ask, questions, rows, stated
@@ -121,6 +122,7 @@ class Worker:
             "seconds": spent.seconds,
             "peak": spent.peak,
             "bytes": size,
+            "norms": None if error else norms(state.handle),
         }
 
     def apply(self, state: _State, edits: Sequence[Edit]) -> tuple[str | None, Measured]:
