@@ -100,6 +100,12 @@ EDITORS: dict[str, Entry] = {
         "UltraEditConfig",
         "many matrices by one step of closed form from keys and gradients, normalised over all edits",
     ),
+    "ultraedit": Entry(
+        "lte.editors.ultraedit",
+        "UltraEdit",
+        "UltraEditConfig",
+        "many matrices by one step of closed form from keys and gradients, normalised over all edits",
+    ),
 }
 
 

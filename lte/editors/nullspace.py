@@ -15,6 +15,29 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
+class Size(Metric):
+    """A change costs its own size ‖Δ‖² and nothing else; `any` is of the dtype and on the device."""
+
+    any: Tensor
+
+    @property
+    def like(self) -> Tensor:
+        return self.any
+
+    @property
+    def condition(self) -> float:
+        return 1.0
+
+    def white(self, K: Tensor) -> Tensor:
+        """The keys themselves."""
+        return K.to(self.any)
+
+    def back(self, Y: Tensor) -> Tensor:
+        """The coordinates themselves."""
+        return Y
+
+
+@dataclass(frozen=True)
 class NullSpace(Metric):
     """Changes that see no part of a key but its nearly unused directions: ΔP = Δ with P = UUᵀ (AlphaEdit).
 

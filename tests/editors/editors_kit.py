@@ -51,6 +51,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
         "nullspace": {"share": 0.7},
         "l2": 0.01,
     },
+    "ultraedit": {"lr": 1e-2},
     "ft_m": {"layer": 1, "lr": 1e-2, "steps": 6},
     "ft_l": {"layer": 1, "lr": 1e-2, "steps": 6, "norm": 0.02},
     "locft_bf": {"layers": [1, 2], "lr": 1e-2, "epochs": 3, "batch_size": 1},
