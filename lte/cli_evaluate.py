@@ -31,6 +31,8 @@ class Report(str, Enum):
     table = "table"
     md = "md"
     grand = "grand"
+    batch_size = "batch-size"
+    batch_size_svg = "batch-size-svg"
     tex = "tex"
     csv = "csv"
     json = "json"

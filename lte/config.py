@@ -33,7 +33,7 @@ def load(kind: type[C], path: str | Path | None = None, overrides: Sequence[str]
 
 
 def read(path: str | Path) -> dict[str, Any]:
-    """The settings that a YAML file holds, as they stand there."""
+    """The settings that a YAML file holds, on top of those of the file that it names under `from`."""
     try:
         loaded = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
     except OSError as error:
@@ -42,7 +42,23 @@ def read(path: str | Path) -> dict[str, Any]:
         raise ConfigError(f"{path}: not YAML: {error}") from error
     if loaded is not None and not isinstance(loaded, dict):
         raise ConfigError(f"{path}: holds a {type(loaded).__name__}; wanted settings, one `name: value` a line")
-    return loaded or {}
+    return based(loaded or {}, f"{path}: from")
+
+
+def based(data: Mapping[str, Any], source: str) -> dict[str, Any]:
+    """Settings on top of those of the file that they name under `from`, each in place of the whole setting there.
+
+    source  what an error calls the place where the file is named
+    """
+    rest = {key: value for key, value in data.items() if key != "from"}
+    if "from" not in data:
+        return rest
+    if not isinstance(data["from"], (str, Path)):
+        raise ConfigError(f"{source}: {data['from']!r}; wanted the path of one YAML file")
+    try:
+        return read(data["from"]) | rest
+    except RecursionError:
+        raise ConfigError(f"{source}: {data['from']}: the files stand on each other in a circle") from None
 
 
 def shipped(path: str) -> Path:

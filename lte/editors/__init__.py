@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import ConfigDict
 
-from lte.config import Config, ConfigError, load, parse, read
+from lte.config import Config, ConfigError, based, load, parse, read
 
 if TYPE_CHECKING:
     from lte.editors.base import Editor
@@ -100,12 +100,6 @@ EDITORS: dict[str, Entry] = {
         "UltraEditConfig",
         "many matrices by one step of closed form from keys and gradients, normalised over all edits",
     ),
-    "ultraedit": Entry(
-        "lte.editors.ultraedit",
-        "UltraEdit",
-        "UltraEditConfig",
-        "many matrices by one step of closed form from keys and gradients, normalised over all edits",
-    ),
 }
 
 
@@ -122,8 +116,8 @@ def editor(
     parts  what the editor's class takes besides its settings: `texts` for those that need statistics (rome, memit,
            emmet), `memory` for lte and ice
     """
-    if isinstance(config, Mapping) and "from" in config:
-        config = read(config["from"]) | {key: value for key, value in config.items() if key != "from"}
+    if isinstance(config, Mapping):
+        config = based(config, f"settings of {name}: from")
     if name not in EDITORS:
         name = _base(name, config)
     kind, settings = EDITORS[name].load()

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lte.evaluate.config import EvaluateError
+from lte.evaluate.report.batch_sizes import batch_size_plots, batch_sizes
 from lte.evaluate.report.catalogue import catalogue
 from lte.evaluate.report.figures import Sheet, figure, keys, label, sheets
 from lte.evaluate.report.flat import csv_text, json_text
@@ -31,6 +32,8 @@ FORMS: dict[str, Callable[[Results], Group | str]] = {
     "table": tables,
     "md": markdown,
     "grand": grand,
+    "batch-size": batch_sizes,
+    "batch-size-svg": batch_size_plots,
     "tex": tex,
     "csv": csv_text,
     "json": json_text,
