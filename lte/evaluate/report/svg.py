@@ -37,7 +37,7 @@ def panel(
     curves: Sequence[Curve],
     title: str,
     box: tuple[float, float, float, float],
-    across: str,
+    unit: str,
     *,
     logarithmic: bool = False,
     top: float | None = None,
@@ -46,7 +46,7 @@ def panel(
     """Curves over a common axis from 0 up.
 
     box     x, y, width and height of the plot; the title stands above it, the axis below
-    across  what the horizontal axis counts
+    unit    what the horizontal axis counts
     top     the highest value of the vertical axis; None: what the curves reach, and more
     ticks   of the horizontal axis; None: the curves' own places
     """
@@ -55,19 +55,20 @@ def panel(
     parts = [text(x, y - 10, title, weight=600)]
     if not places:
         return "".join([*parts, text(x, y + 20, "no figures", FAINT)])
-    scale = math.log if logarithmic else float
-    low, high = scale(places[0]), scale(places[-1])
     most = top or _round_up(max(b for curve in curves for _, b in curve.points))
 
     def at(a: float, b: float) -> tuple[float, float]:
-        return x + 8 + (scale(a) - low) / ((high - low) or 1) * (width - 16), y + height * (1 - min(b, most) / most)
+        return across_at(a), y + height * (1 - min(b, most) / most)
+
+    def across_at(a: float) -> float:
+        return across(a, places[0], places[-1], box, logarithmic)
 
     for share in (0, 0.25, 0.5, 0.75, 1):
         level = y + height * (1 - share)
         parts += [line(x, level, x + width, level, GRID), text(x - 6, level + 4, f"{share * most:g}", FAINT, "end", 11)]
     for tick in _spaced(places if ticks is None else ticks, logarithmic):
-        parts.append(text(at(tick, 0)[0], y + height + 16, f"{tick:g}", FAINT, "middle", 11))
-    parts.append(text(x + width / 2, y + height + 32, across, FAINT, "middle", 11))
+        parts.append(text(across_at(tick), y + height + 16, f"{tick:g}", FAINT, "middle", 11))
+    parts.append(text(x + width / 2, y + height + 32, unit, FAINT, "middle", 11))
     for curve in curves:
         points = [at(a, b) for a, b in sorted(curve.points)]
         parts.append(path(points, curve.colour, curve.width, curve.dash))
@@ -75,6 +76,15 @@ def panel(
             f'<circle cx="{a:.1f}" cy="{b:.1f}" r="{curve.width + 0.75:g}" fill="{curve.colour}"/>' for a, b in points
         ]
     return "".join(parts)
+
+
+def across(
+    place: float, low: float, high: float, box: tuple[float, float, float, float], logarithmic: bool = False
+) -> float:
+    """Where a place of a panel's horizontal axis, which goes from `low` to `high`, lies on the page."""
+    scale = math.log if logarithmic else float
+    first, last = scale(low), scale(high)
+    return box[0] + 8 + (scale(place) - first) / ((last - first) or 1) * (box[2] - 16)
 
 
 def legend(curves: Sequence[Curve], x: float, y: float, step: float = 110) -> str:
@@ -126,11 +136,11 @@ def _round_up(value: float) -> float:
 
 
 def _spaced(places: Sequence[float], logarithmic: bool) -> list[float]:
-    """At most seven of the places."""
+    """At most eight of the places."""
     ordered = sorted(set(places))
-    if len(ordered) <= 7:
+    if len(ordered) <= 8:
         return ordered
     if logarithmic:
         kept = [p for p in ordered if math.log(p, 4).is_integer()]
-        return kept if 2 <= len(kept) <= 7 else ordered[:: -(-len(ordered) // 7)]
-    return ordered[:: -(-len(ordered) // 7)]
+        return kept if 2 <= len(kept) <= 8 else ordered[:: -(-len(ordered) // 8)]
+    return ordered[:: -(-len(ordered) // 8)]
