@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from transformers import (
     AutoModelForCausalLM,
+    GemmaConfig,
     GPT2Config,
     GPTJConfig,
     GPTNeoXConfig,
@@ -28,6 +29,7 @@ CONFIGS = {
     "mistral": (MistralConfig, LLAMA_LIKE),
     "qwen2": (Qwen2Config, LLAMA_LIKE),
     "qwen3": (Qwen3Config, LLAMA_LIKE),
+    "gemma": (GemmaConfig, LLAMA_LIKE),  # the embeddings are the output projection as well
     "gpt2": (GPT2Config, {"n_embd": 32, "n_layer": 3, "n_head": 4, "n_positions": 512}),
     "gptj": (GPTJConfig, {"n_embd": 32, "n_layer": 3, "n_head": 4, "n_positions": 512, "rotary_dim": 4}),
     "gpt_neox": (GPTNeoXConfig, {**SMALL, "intermediate_size": 56}),

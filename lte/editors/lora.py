@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from lte.editors.base import EditorError, Handle, checked, rewrite_of
 from lte.editors.batch import Layers
 from lte.editors.contexts import answer_rows
+from lte.editors.located import distinct
 from lte.editors.training import TrainConfig, descend, losses_of, sound, together
 from lte.edits import Edit
 from lte.models import LM
@@ -51,8 +52,8 @@ class LoRA:
         self.config = config or LoRAConfig()
 
     def apply(self, lm: LM, edits: Sequence[Edit]) -> Handle:
-        """Train on all the edits together, then write the change once."""
-        edits = checked(self.name, edits)
+        """Train on all the edits together, then write the change once; of two with one prompt the later one counts."""
+        edits = distinct(self.name, checked(self.name, edits))
         changes = self.train(lm, edits, targets(lm, self.config.target_modules, self.config.layers))
         with ExitStack() as undo:
             Ws = {}

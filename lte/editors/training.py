@@ -14,7 +14,7 @@ from lte.config import Config
 from lte.editors.activations import Below, Seen, logits_from, look
 from lte.editors.base import EditorError, Handle, check_finite, checked
 from lte.editors.contexts import Row, answer_loss, answer_rows
-from lte.editors.located import rewrites, touched
+from lte.editors.located import distinct, rewrites, touched
 from lte.edits import Edit
 from lte.models import LM, Trace
 
@@ -55,8 +55,8 @@ class Trained:
         return None
 
     def apply(self, lm: LM, edits: Sequence[Edit]) -> Handle:
-        """Train on all the edits together, then write the change once."""
-        c, edits = self.config, checked(self.name, edits)
+        """Train on all the edits together, then write the change once; of two with one prompt the later one counts."""
+        c, edits = self.config, distinct(self.name, checked(self.name, edits))
         layers, rows = self.layers(lm), self.rows(lm, edits)
         deltas = {layer: zeros(lm.mlp_out(layer)) for layer in layers}
         losses = losses_of(lm, layers[0], rows, c.batch_size, deltas)

@@ -20,6 +20,7 @@ EXPECTED = {
     "mistral": ("model.layers.{}", "mlp.down_proj"),
     "qwen2": ("model.layers.{}", "mlp.down_proj"),
     "qwen3": ("model.layers.{}", "mlp.down_proj"),
+    "gemma": ("model.layers.{}", "mlp.down_proj"),
     "gpt2": ("transformer.h.{}", "mlp.c_proj"),
     "gptj": ("transformer.h.{}", "mlp.fc_out"),
     "gpt_neox": ("gpt_neox.layers.{}", "mlp.dense_4h_to_h"),
