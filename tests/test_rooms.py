@@ -18,21 +18,34 @@ PACKAGE = Path(lte.__file__).parent
 REPOSITORY = PACKAGE.parent
 FILES = sorted(PACKAGE.rglob("*.py"))
 NAMES = {path: ".".join(path.relative_to(REPOSITORY).with_suffix("").parts).removesuffix(".__init__") for path in FILES}
-EVERY_ROOM = {"edits", "config", "prompt", "models", "align", "memory", "editors", "serve", "evaluate", "pocket"}
+EVERY_ROOM = {
+    "edits",
+    "config",
+    "prompt",
+    "records",
+    "models",
+    "align",
+    "memory",
+    "editors",
+    "serve",
+    "evaluate",
+    "pocket",
+}
 
 # Who may import whom; a longer name adds to what its room may. Every room may import `config` and itself.
 ARROWS: dict[str, set[str]] = {
     "edits": set(),
     "config": set(),
     "prompt": {"edits"},  # for the control tokens
+    "records": {"edits"},
     "models": set(),
-    "align": {"prompt", "edits", "models"},
+    "align": {"prompt", "edits", "models", "records"},
     "memory": {"edits"},
     "editors": {"models", "edits"},
     "editors.in_context": {"memory", "prompt"},
     "serve": {"memory", "prompt", "edits"},
     "serve.engine": {"models"},  # the embedded engine
-    "evaluate": {"editors.base", "models", "edits"},
+    "evaluate": {"editors.base", "models", "edits", "records"},
     "pocket": EVERY_ROOM,
     "cli": {*EVERY_ROOM, "cli_memory", "cli_edit", "cli_evaluate"},
     "cli_edit": {"editors", "edits", "models", "cli_memory", "cli_evaluate", "cli_statistics", "cli_locate"},

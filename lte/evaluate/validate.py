@@ -10,9 +10,9 @@ from pathlib import Path
 
 from lte.edits import Case, Probe
 from lte.evaluate.benchmarks import benchmark as known
-from lte.evaluate.benchmarks.cases import EASYEDIT, OWN, case, easyedit, own, recognised
-from lte.evaluate.benchmarks.reading import read_records
-from lte.evaluate.benchmarks.records import Problem, Record
+from lte.records.cases import EASYEDIT, OWN, case, easyedit, own, recognised
+from lte.records.reading import read_records
+from lte.records.record import Problem, Record
 
 __all__ = ["Problem", "validate"]
 
@@ -33,7 +33,7 @@ def validate(path: str | Path, benchmark: str | None = None) -> list[Problem]:
     An error is what the file cannot be loaded with. A warning is what can be loaded and is seldom meant: an answer
     that stands in its own question, the edit's own prompt among those it must not touch, an id twice, one prompt about
     one subject with two answers, a question one hop on without an answer, a field that nothing reads. A question of
-    locality needs no answer: right is what the unedited model says. A file that cannot be opened is an `EvaluateError`.
+    locality needs no answer: right is what the unedited model says. A file that cannot be opened is a `RecordError`.
     """
     maker = known(benchmark).case if benchmark else case
     found: list[Problem] = []

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from lte.edits import Case, Edit, Probe, case_from, row_of
-from lte.evaluate.benchmarks import cases, load_cases
-from lte.evaluate.config import EvaluateError
+from lte.evaluate.benchmarks import load_cases
+from lte.records import RecordError, cases
 
 LINE = {"prompt": "Ada speaks", "target_new": "Zorlandish"}
 OWN = {"id": "a", "edit": LINE | {"subject": "Ada"}}
@@ -141,6 +141,6 @@ def test_records_of_every_schema_stand_in_one_file(tmp_path: Path) -> None:
     ],
 )  # fmt: skip
 def test_a_line_that_cannot_be_read_names_its_field(tmp_path: Path, row: Any, told: str) -> None:
-    with pytest.raises(EvaluateError, match=r"own.jsonl:2: ") as caught:
+    with pytest.raises(RecordError, match=r"own.jsonl:2: ") as caught:
         read(tmp_path, OWN, row)
     assert told in str(caught.value) and "correct or remove this record" in str(caught.value)

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from lte.edits import Case, Edit, Probe
-from lte.evaluate.benchmarks import BENCHMARKS, counterfact, load_cases, rippleedits
-from lte.evaluate.config import EvaluateError
+from lte.evaluate.benchmarks import BENCHMARKS, load_cases
+from lte.records import RecordError, counterfact, rippleedits
 
 MEND = {
     "subject": "Zorland", "src": "What is the capital of Zorland?", "pred": "Ulm", "rephrase": "Zorland's capital is?",
@@ -272,7 +272,7 @@ def forgetting(*queries: dict[str, Any], how: str = "OR") -> dict[str, Any]:
 )
 def test_a_record_that_cannot_be_read_is_named(tmp_path: Path, name: str, row: Any, field: str) -> None:
     good = {"zsre_mend": MEND, "mquake_cf": CHAIN, "rippleedits_popular": RIPPLE}
-    with pytest.raises(EvaluateError, match=r"records.json: record 1: ") as caught:
+    with pytest.raises(RecordError, match=r"records.json: record 1: ") as caught:
         read(name, tmp_path, good[name], row)
     assert field in str(caught.value) and "correct or remove this record" in str(caught.value)
 
@@ -321,7 +321,7 @@ def test_texts_of_other_subjects_lie_beside_counterfact(
 )  # fmt: skip
 def test_snippets_that_cannot_be_read_are_said_to_be(tmp_path: Path, rows: Any, told: str) -> None:
     snippets(tmp_path, rows)
-    with pytest.raises(EvaluateError, match=f"attribute_snippets.json: .*({told})"):
+    with pytest.raises(RecordError, match=f"attribute_snippets.json: .*({told})"):
         read("counterfact", tmp_path, FULL)
 
 

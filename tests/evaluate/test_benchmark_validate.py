@@ -11,6 +11,7 @@ import pytest
 from lte.evaluate.benchmarks import load_cases
 from lte.evaluate.config import EvaluateError
 from lte.evaluate.validate import validate
+from lte.records import RecordError
 
 EDIT = {"prompt": "Ada speaks", "target_new": "Zorlandish", "subject": "Ada"}
 
@@ -63,7 +64,7 @@ def test_every_fault_of_every_line_is_named(tmp_path: Path) -> None:
     ]  # fmt: skip
     assert all(p.problem and p.remedy for p in validate(path))
     assert str(validate(path)[2]).startswith("line 4: tags: expected an object of texts, got 3; correct or remove")
-    with pytest.raises(EvaluateError, match=r"own.jsonl:2: not JSON"):
+    with pytest.raises(RecordError, match=r"own.jsonl:2: not JSON"):
         load_cases("cases", path)
 
 
@@ -119,7 +120,7 @@ def test_a_named_schema_is_held_to(tmp_path: Path) -> None:
 
 def test_a_file_that_holds_nothing_or_cannot_be_opened(tmp_path: Path) -> None:
     path = tmp_path / "own.jsonl"
-    with pytest.raises(EvaluateError, match=r"own.jsonl: cannot be read"):
+    with pytest.raises(RecordError, match=r"own.jsonl: cannot be read"):
         validate(path)
     for text in ("", "\n\n", "[]"):
         path.write_text(text, encoding="utf-8")

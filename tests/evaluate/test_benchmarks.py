@@ -12,6 +12,7 @@ from lte.edits import Probe, write_jsonl
 from lte.evaluate.benchmarks import BENCHMARKS, find, load_cases
 from lte.evaluate.config import BenchmarkConfig, EvaluateError
 from lte.evaluate.validate import validate
+from lte.records import RecordError
 
 FULL = {
     "case_id": 7,
@@ -170,7 +171,7 @@ def without(record: dict[str, Any], field: str) -> dict[str, Any]:
 def test_an_unreadable_record_is_named(tmp_path: Path, name: str, row: Any, field: str) -> None:
     good = {"counterfact": REDUCED, "zsre": KNOWEDIT, "wikibio": {"concept": "p", "text": "t", "labels": "l"}}
     path = written(tmp_path, good[name], row)
-    with pytest.raises(EvaluateError, match="record 1") as caught:
+    with pytest.raises(RecordError, match="record 1") as caught:
         load_cases(name, path)
     assert str(path) in str(caught.value) and field in str(caught.value) and "remove" in str(caught.value)
 
@@ -178,16 +179,16 @@ def test_an_unreadable_record_is_named(tmp_path: Path, name: str, row: Any, fiel
 def test_an_unreadable_file_is_named(tmp_path: Path) -> None:
     broken = tmp_path / "broken.json"
     broken.write_text('[{"a": 1', encoding="utf-8")
-    with pytest.raises(EvaluateError, match="not JSON"):
+    with pytest.raises(RecordError, match="not JSON"):
         load_cases("zsre", broken)
     broken.write_bytes(b"\xff\xfe")
-    with pytest.raises(EvaluateError, match="cannot be read"):
+    with pytest.raises(RecordError, match="cannot be read"):
         load_cases("zsre", broken)
     broken.write_text("[]", encoding="utf-8")
     with pytest.raises(EvaluateError, match="holds no records"):
         load_cases("zsre", broken)
     broken.write_text('{"id": "a"}', encoding="utf-8")
-    with pytest.raises(EvaluateError, match=r"broken.json:1: not a case: it has id; wanted edit"):
+    with pytest.raises(RecordError, match=r"broken.json:1: not a case: it has id; wanted edit"):
         load_cases("cases", broken)
 
 
@@ -196,13 +197,13 @@ def test_a_line_that_is_not_json_is_named(tmp_path: Path) -> None:
     good = json.dumps(KNOWEDIT)
     path.write_text(f"{good}\n\n{good[:-1]}\n", encoding="utf-8")
     for name in ("zsre", "cases"):
-        with pytest.raises(EvaluateError, match=r"lines.jsonl:3: not JSON \(Expecting.*wanted one object a line"):
+        with pytest.raises(RecordError, match=r"lines.jsonl:3: not JSON \(Expecting.*wanted one object a line"):
             load_cases(name, path)
     path.write_text(json.dumps([KNOWEDIT, KNOWEDIT], indent=0)[:-9], encoding="utf-8")
-    with pytest.raises(EvaluateError, match=r"lines.jsonl:\d+: not JSON .*array of records"):
+    with pytest.raises(RecordError, match=r"lines.jsonl:\d+: not JSON .*array of records"):
         load_cases("zsre", path)
     path.write_text(f"{good}\n{json.dumps(without(KNOWEDIT, 'target_new'))}\n", encoding="utf-8")
-    with pytest.raises(EvaluateError, match=r"lines.jsonl:2: target_new: missing; correct or remove"):
+    with pytest.raises(RecordError, match=r"lines.jsonl:2: target_new: missing; correct or remove"):
         load_cases("zsre", path)
 
 

@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lte.edits import Case
-from lte.evaluate.benchmarks import cases as own
-from lte.evaluate.benchmarks import counterfact, knowedit, mquake, rippleedits, zsre
 from lte.evaluate.benchmarks.download import Source
-from lte.evaluate.benchmarks.reading import Maker, read_cases
 from lte.evaluate.config import EvaluateError
+from lte.records import cases as own
+from lte.records import counterfact, knowedit, mquake, rippleedits, zsre
+from lte.records.reading import Maker, read_cases
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class Benchmark:
         return f"{self.home or self.own}{f' (licence {self.licence})' if self.licence else ''}"
 
     def load(self, path: Path) -> list[Case]:
-        """Every case of a file; an `EvaluateError` names file, place and field of the first that cannot be read."""
+        """Every case of a file; a `RecordError` names file, place and field of the first that cannot be read."""
         return read_cases(path, self.case)
 
 
@@ -81,7 +81,7 @@ _COUNTERFACT = "counterfactual facts with two paraphrases, ten neighbours, attri
 BENCHMARKS: dict[str, Benchmark] = {
     "pocket": Benchmark(own.case, "held-out facts of the pocket model", own="bundled with lte"),
     "cases": Benchmark(
-        own.case, "your own, one JSON object a line", ("cases.jsonl",), own="the format: lte.evaluate.benchmarks.cases"
+        own.case, "your own, one JSON object a line", ("cases.jsonl",), own="the format: lte.records.cases"
     ),
     "counterfact": Benchmark(
         counterfact.case,

@@ -15,7 +15,7 @@ import re
 from dataclasses import replace
 
 from lte.edits import Case, Probe
-from lte.evaluate.benchmarks.records import Record, short
+from lte.records.record import Record, short
 
 STAYS = ("Relation_Specificity", "Forgetfulness")
 FOLLOWS = ("Logical_Generalization", "Subject_Aliasing", "Compositionality_I", "Compositionality_II")

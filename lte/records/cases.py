@@ -34,9 +34,9 @@ from dataclasses import fields, replace
 from typing import Any
 
 from lte.edits import PROBED, Case, Edit, EditError, Probe
-from lte.evaluate.benchmarks import counterfact, knowedit, mquake, rippleedits, zsre
-from lte.evaluate.benchmarks.reading import Maker
-from lte.evaluate.benchmarks.records import Record, short
+from lte.records import counterfact, knowedit, mquake, rippleedits, zsre
+from lte.records.reading import Maker
+from lte.records.record import Record, short
 
 OWN = tuple(f.name for f in fields(Case))
 EASYEDIT = (

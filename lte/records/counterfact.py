@@ -13,8 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from lte.edits import Case, Probe
-from lte.evaluate.benchmarks.records import Record
-from lte.evaluate.config import EvaluateError
+from lte.records.record import Record, RecordError
 
 SNIPPETS = "attribute_snippets.json"
 NEIGHBOURS, ATTRIBUTES = "neighborhood", "attribute"  # aspects of locality
@@ -83,7 +82,7 @@ def _snippets(path: Path) -> Iterator[tuple[str, str, list[str]]]:
         try:
             yield str(row["relation_id"]), str(row["target_id"]), [str(s["text"]) for s in row["samples"]]
         except (KeyError, TypeError) as error:
-            raise EvaluateError(
+            raise RecordError(
                 f"{path}: record {number}: {error}; wanted relation_id, target_id and samples of {{text}}; fetch the "
                 "file again, or remove it: without it nothing is said of consistency"
             ) from error
@@ -110,7 +109,7 @@ def _pieces(path: Path) -> Iterator[Any]:
                 else:
                     yield value
     except (OSError, ValueError) as error:
-        raise EvaluateError(f"{path}: cannot be read ({error}); fetch the file again, or remove it") from error
+        raise RecordError(f"{path}: cannot be read ({error}); fetch the file again, or remove it") from error
 
 
 def _id(target: Any) -> str | None:

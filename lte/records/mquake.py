@@ -6,7 +6,7 @@ The three questions of a record are one in three wordings, right where one is an
 from __future__ import annotations
 
 from lte.edits import Case, Probe
-from lte.evaluate.benchmarks.records import Record
+from lte.records.record import Record
 
 MULTI_HOP, SINGLE_HOP = "Multi_Hop", "Single_Hop"
 

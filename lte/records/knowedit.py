@@ -7,7 +7,7 @@ alias counts.
 from __future__ import annotations
 
 from lte.edits import Case, Probe
-from lte.evaluate.benchmarks.records import Record
+from lte.records.record import Record
 
 
 def case(record: Record) -> Case:

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from lte.edits import Case
-from lte.evaluate.benchmarks.records import Problem, Record, short, told
-from lte.evaluate.config import EvaluateError
+from lte.records.record import Problem, Record, RecordError, short, told
 
 log = logging.getLogger(__name__)
 Maker = Callable[[Record], "Case | None"]  # None: no case, as the records' authors hold
@@ -22,7 +21,7 @@ def read_records(path: Path, found: list[Problem] | None = None) -> list[Record]
     try:
         text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
-        raise EvaluateError(f"{path}: cannot be read ({error}); give the path of a JSON or JSONL file") from error
+        raise RecordError(f"{path}: cannot be read ({error}); give the path of a JSON or JSONL file") from error
     records = []
     for number, (line, row) in enumerate(_rows(path, text, found)):
         record = Record({}, path, number, line, found=found)
@@ -31,6 +30,24 @@ def read_records(path: Path, found: list[Problem] | None = None) -> list[Record]
         elif row is not None:
             record.refuse("", f"expected an object, got {type(row).__name__} {short(row)}", None)
     return records
+
+
+def stream_records(path: Path) -> Iterator[Record]:
+    """The objects of a file one after another; of a JSONL file no more than a line is held at a time."""
+    try:
+        with path.open(encoding="utf-8-sig", newline="\n") as file:  # U+2028 inside a JSON string ends no line
+            head = file.read(1 << 16).lstrip()
+            file.seek(0)
+            first = head.partition("\n")[0].strip()
+            whole = head[:1] == "[" or first == "{"
+            rows = _rows(path, file.read(), None) if whole else _lines(path, file, None)
+            for number, (line, row) in enumerate(rows):
+                record = Record({}, path, number, line)
+                if not isinstance(row, dict):
+                    record.refuse("", f"expected an object, got {type(row).__name__} {short(row)}", None)
+                yield replace(record, fields=row)
+    except (OSError, UnicodeDecodeError) as error:
+        raise RecordError(f"{path}: cannot be read ({error}); give the path of a JSON or JSONL file") from error
 
 
 def _rows(path: Path, text: str, found: list[Problem] | None) -> Iterator[tuple[int | None, Any]]:
@@ -47,7 +64,11 @@ def _rows(path: Path, text: str, found: list[Problem] | None) -> Iterator[tuple[
     except json.JSONDecodeError as error:
         _not_json(path, error.lineno, error, "wanted an array of records, or one record a line", found)
         return
-    for number, line in enumerate(text.split("\n"), 1):  # not splitlines: U+2028 inside a JSON string ends no line
+    yield from _lines(path, text.split("\n"), found)  # not splitlines: U+2028 inside a JSON string ends no line
+
+
+def _lines(path: Path, lines: Iterable[str], found: list[Problem] | None) -> Iterator[tuple[int, Any]]:
+    for number, line in enumerate(lines, 1):
         if line.strip():
             try:
                 row = json.loads(line)

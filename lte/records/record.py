@@ -7,10 +7,13 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from lte.edits import Edit, EditError, Probe
-from lte.evaluate.config import EvaluateError
 
 T = TypeVar("T")
 ONE_HOP = ("New Question", "New Answer")  # the portability field of EasyEdit's zsre and counterfact files
+
+
+class RecordError(ValueError):
+    """Records that cannot be read; the message names file, place and field, what was wanted, and the remedy."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +56,7 @@ class Record:
         return f"record {self.number}" if self.line is None else f"line {self.line}"
 
     def refuse(self, field: str, problem: str, instead: T) -> T:
-        """Name file, place, field and remedy in an `EvaluateError`; or note it and go on with `instead`."""
+        """Name file, place, field and remedy in a `RecordError`; or note it and go on with `instead`."""
         note = Problem("error", self.where, f"{self.inside}{field}", problem)
         if self.found is None:
             raise told(self.path, note)
@@ -174,7 +177,7 @@ def short(value: Any, most: int = 120) -> str:
     return text if len(text) <= most else f"{text[:most]}... ({type(value).__name__})"
 
 
-def told(path: Path, problem: Problem) -> EvaluateError:
+def told(path: Path, problem: Problem) -> RecordError:
     """The problem as an error that names its file."""
     place = f"{path}:{problem.where[5:]}" if problem.where.startswith("line ") else f"{path}: {problem.where}"
-    return EvaluateError(f"{place}: {replace(problem, where='')}")
+    return RecordError(f"{place}: {replace(problem, where='')}")

@@ -7,7 +7,7 @@ ZsRE numbers say how well a model learns what it may know already, and do not co
 from __future__ import annotations
 
 from lte.edits import Case, Probe
-from lte.evaluate.benchmarks.records import Record
+from lte.records.record import Record
 
 NQ = "nq question: "
 
