@@ -7,11 +7,10 @@ import logging
 import os
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, Literal
-
-from pydantic import Field
+from typing import Any
 
 from lte.align.dataset import AlignError, DatasetConfig, Row, build, describe, refuse_leaks
+from lte.align.settings import TrainSettings
 from lte.config import Config, load
 from lte.edits import read_cases
 from lte.models import LM, load_model
@@ -19,32 +18,6 @@ from lte.models.adapter import MANIFEST
 from lte.prompt import TEMPLATE_ID
 
 log = logging.getLogger(__name__)
-
-
-class LoraSettings(Config):
-    """The shape of the adapter; the defaults reach every linear layer."""
-
-    r: int = Field(16, gt=0)
-    alpha: float = Field(32, gt=0)
-    dropout: float = Field(0.0, ge=0, lt=1)
-    targets: str | tuple[str, ...] = "all-linear"
-
-
-class TrainSettings(Config):
-    """Optimisation, in TRL's own terms."""
-
-    method: Literal["lora", "full"] = "lora"
-    epochs: float = Field(1.0, gt=0)
-    max_steps: int = -1  # -1: as many as the epochs have
-    batch_size: int = Field(16, gt=0)  # a device
-    accumulation: int = Field(1, gt=0)
-    learning_rate: float = Field(1e-4, gt=0)
-    warmup_steps: int = Field(20, ge=0)
-    max_length: int = Field(1024, gt=0)
-    bf16: bool = True
-    gradient_checkpointing: bool = False
-    save_steps: int = Field(100, gt=0)
-    lora: LoraSettings = LoraSettings()
 
 
 class AlignConfig(Config):
@@ -115,15 +88,17 @@ def train(lm: LM, rows: list[Row], settings: AlignConfig, resume: str, figures: 
         per_device_train_batch_size=t.batch_size,
         gradient_accumulation_steps=t.accumulation,
         learning_rate=t.learning_rate,
-        lr_scheduler_type="cosine",
+        lr_scheduler_type=t.schedule,
         warmup_steps=t.warmup_steps,
+        weight_decay=t.weight_decay,
         optim="adamw_torch",
         max_length=t.max_length,
         completion_only_loss=True,
         packing=False,
+        pad_to_multiple_of=t.pad_to,
         activation_checkpointing=t.gradient_checkpointing,
         dataloader_pin_memory=_accelerated(),
-        logging_steps=10,
+        logging_steps=t.log_steps,
         save_steps=t.save_steps,
         save_total_limit=2,
         report_to="none",
