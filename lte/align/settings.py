@@ -21,7 +21,7 @@ class LoraSettings(Config):
 class TrainSettings(Config):
     """Optimisation, in TRL's own terms."""
 
-    method: Literal["lora", "full"] = "lora"
+    method: Literal["lora", "qlora", "full"] = "lora"  # qlora: LoRA over weights in 4 bits, needs bitsandbytes
     epochs: float = Field(1.0, gt=0)
     max_steps: int = -1  # -1: as many as the epochs have
     batch_size: int = Field(16, gt=0)  # rows a device

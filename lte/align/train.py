@@ -9,11 +9,12 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from lte.align.adapter import load_base, lora_config
 from lte.align.dataset import AlignError, DatasetConfig, Row, build, describe, refuse_leaks
 from lte.align.settings import TrainSettings
 from lte.config import Config, load
 from lte.edits import read_cases
-from lte.models import LM, load_model
+from lte.models import LM
 from lte.models.adapter import MANIFEST
 from lte.prompt import TEMPLATE_ID
 
@@ -52,7 +53,7 @@ def main(
     cases = read_cases(settings.cases)[: settings.limit]
     for path in settings.held_out:
         refuse_leaks(cases, read_cases(path))
-    lm = load_model(settings.model, device=_device())
+    lm = load_base(settings.model, settings.train.method, _device(), launched=_launched(settings))
     rows = build(cases, lm, settings.data)
     figures = describe(rows)
     log.info("%s: %s", settings.cases, figures)
@@ -70,15 +71,13 @@ def shown(lm: LM, row: Row) -> str:
 def train(lm: LM, rows: list[Row], settings: AlignConfig, resume: str, figures: dict[str, Any]) -> dict[str, Any]:
     """Train, save the adapter (or the whole model) and its manifest into `settings.output`; the manifest comes back."""
     from datasets import Dataset
-    from peft import LoraConfig
     from trl import SFTConfig, SFTTrainer
 
     if not lm.tokenizer.chat_template:
         raise AlignError(f"{settings.model}: its tokenizer has no chat template; align an instruct model, or set one")
-    base_hash = lm.weight_hash()
+    base_hash = None if settings.train.method == "qlora" else lm.weight_hash()  # quantised, it is no one else's
     t = settings.train
     work = Path(settings.work or f"{settings.output}.work")
-    launched = "LOCAL_RANK" in os.environ
     arguments = SFTConfig(
         output_dir=str(work),
         use_cpu=not _accelerated(),
@@ -104,21 +103,14 @@ def train(lm: LM, rows: list[Row], settings: AlignConfig, resume: str, figures: 
         report_to="none",
         seed=settings.seed,
         data_seed=settings.seed,
-        deepspeed=settings.deepspeed if launched else None,
-    )
-    lora = LoraConfig(
-        r=t.lora.r,
-        lora_alpha=t.lora.alpha,
-        lora_dropout=t.lora.dropout,
-        target_modules=t.lora.targets if isinstance(t.lora.targets, str) else list(t.lora.targets),
-        task_type="CAUSAL_LM",
+        deepspeed=settings.deepspeed if _launched(settings) else None,
     )
     trainer = SFTTrainer(
         model=lm.model,
         args=arguments,
         train_dataset=Dataset.from_list([_conversation(row) for row in rows]),
         processing_class=lm.tokenizer,
-        peft_config=lora if t.method == "lora" else None,
+        peft_config=lora_config(t.lora) if t.method != "full" else None,
     )
     refuse_empty_loss(trainer, len(rows))
     trainer.train(resume_from_checkpoint=_checkpoint(work, resume))
@@ -133,7 +125,7 @@ def train(lm: LM, rows: list[Row], settings: AlignConfig, resume: str, figures: 
         "versions": _versions("torch", "transformers", "trl", "peft", "deepspeed"),
     }
     if trainer.is_world_process_zero():
-        _tidy(Path(settings.output), settings.model if t.method == "lora" else None)
+        _tidy(Path(settings.output), settings.model if t.method != "full" else None)
         (Path(settings.output) / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
         (work / "log.jsonl").write_text("".join(json.dumps(r) + "\n" for r in trainer.state.log_history))
     return manifest
@@ -179,6 +171,11 @@ def _versions(*packages: str) -> dict[str, str]:
         except PackageNotFoundError:  # deepspeed is not needed on one device
             continue
     return found
+
+
+def _launched(settings: AlignConfig) -> bool:
+    """Whether DeepSpeed is to be used: the config names a preset, and a launcher started us."""
+    return settings.deepspeed is not None and "LOCAL_RANK" in os.environ
 
 
 def _accelerated() -> bool:

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -127,6 +128,12 @@ def test_bad_input_is_refused_by_name(config: Path, tmp_path: Path):
         training.main(config, [f"held_out=[{tmp_path / 'cases.jsonl'}]"])
     with pytest.raises(AlignError, match="48 of 48 rows have no answer within max_length=8"):
         training.main(config, ["train.max_length=8"])
+
+
+def test_optional_packages_are_asked_for_by_name(config: Path):
+    if find_spec("bitsandbytes") is None:
+        with pytest.raises(AlignError, match=r"train\.method=qlora needs the package bitsandbytes; pip install"):
+            training.main(config, ["train.method=qlora"])
 
 
 def test_a_model_without_a_chat_template_is_refused(tiny_lm: LM, config: Path):
