@@ -5,7 +5,6 @@ stdout is data, stderr is progress and logs. Exit codes: 0 ok, 1 a check failed,
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import sys
@@ -15,6 +14,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
+from lte.cli_align import alignments
 from lte.cli_edit import edits
 from lte.cli_evaluate import Overrides, evaluations
 from lte.cli_memory import QUIET, memories
@@ -53,6 +53,7 @@ class Commands(TyperGroup):
 
 
 app = typer.Typer(cls=Commands, add_completion=False, pretty_exceptions_enable=False, **QUIET)
+app.add_typer(alignments, name="align", help="Teach a model to heed the edits in its prompt; build the data for it.")
 app.add_typer(edits, name="edit", help="Write edits into a model's weights, and save what they make of it.")
 app.add_typer(evaluations, name="evaluate", help="Ask every editor the same questions, and report.")
 app.add_typer(memories, name="memory", help="Keep edits, recall those a query touches.")
@@ -85,23 +86,6 @@ def demo(
     from lte.pocket.demo import run
 
     run(output, cases)
-
-
-@app.command()
-def align(
-    config: Annotated[Path, typer.Argument(help="Settings (YAML), e.g. configs/align/pocket.yaml.")],
-    overrides: Overrides = [],  # noqa: B006  typer reads it and never writes
-    preview: Annotated[int, typer.Option(min=0, help="Print N rendered samples, the learned part in ⟦ ⟧.")] = 0,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Check everything, train nothing.")] = False,
-    resume: Annotated[str, typer.Option(metavar="auto|none|PATH", help="Which checkpoint to go on from.")] = "auto",
-) -> None:
-    """Teach a model to heed the edits in its prompt. Over several devices: deepspeed launch/align.sh CONFIG"""
-    from lte.align.train import main as align_main
-
-    made = align_main(config, overrides, preview, dry_run, resume)
-    for sample in made.pop("samples", ()):
-        typer.echo(f"{sample}\n")
-    typer.echo(json.dumps(made, ensure_ascii=False, indent=1))
 
 
 @app.command()

@@ -47,7 +47,16 @@ ARROWS: dict[str, set[str]] = {
     "serve.engine": {"models"},  # the embedded engine
     "evaluate": {"editors.base", "models", "edits", "records"},
     "pocket": EVERY_ROOM,
-    "cli": {*EVERY_ROOM, "cli_memory", "cli_edit", "cli_evaluate"},
+    "cli": {*EVERY_ROOM, "cli_memory", "cli_align", "cli_edit", "cli_evaluate"},
+    "cli_align": {
+        "align",
+        "models",
+        "memory.encoder",
+        "evaluate.client",
+        "evaluate.config",
+        "cli_memory",
+        "cli_evaluate",
+    },
     "cli_edit": {"editors", "edits", "models", "cli_memory", "cli_evaluate", "cli_statistics", "cli_locate"},
     "cli_statistics": {"editors", "models", "cli_memory", "cli_evaluate"},
     "cli_locate": {"editors", "evaluate", "models", "cli_memory", "cli_evaluate", "cli_statistics"},

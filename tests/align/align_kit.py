@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 LAKES = ("Ormen", "Talvik", "Sarnow", "Quill", "Bredan", "Istrel", "Vonnar", "Mireth", "Caldur", "Posk")
 RIVERS = ("Arl", "Benn", "Cair", "Dovra", "Esk", "Fenn", "Gram", "Hald", "Ivel", "Jorm")
@@ -160,3 +163,35 @@ def written(path: Path, rows: Sequence[Any], array: bool = False) -> str:
     text = json.dumps(list(rows)) if array else "".join(json.dumps(row) + "\n" for row in rows)
     path.write_text(text, encoding="utf-8")
     return str(path)
+
+
+class Parrot:
+    """A base model whose own answer to a query can be told from any gold answer; it counts words as tokens."""
+
+    def __init__(self, dies_after: int | None = None, silent: str = "", endless: str = "") -> None:
+        self.asked: list[str] = []
+        self.dies_after, self.silent, self.endless = dies_after, silent, endless
+
+    def answer(self, queries: Sequence[str]) -> list[str | None]:
+        """The queries' own answers; those that hold `silent` are empty, those that hold `endless` never end."""
+        if self.dies_after is not None and len(self.asked) >= self.dies_after:
+            raise KeyboardInterrupt
+        self.asked += queries
+        return [
+            None if self.endless and self.endless in q else "" if self.silent and self.silent in q else f"own({q})"
+            for q in queries
+        ]
+
+    @staticmethod
+    def count(texts: Sequence[str], prompts: bool) -> list[int]:
+        """Words of each text."""
+        return [len(text.split()) + prompts for text in texts]
+
+
+def vectors(texts: Sequence[str]) -> np.ndarray:
+    """A unit vector a text: texts that share words are near each other."""
+    made = np.zeros((len(texts), 512), np.float32)
+    for row, text in zip(made, texts, strict=True):
+        for word in text.casefold().split():
+            row[int.from_bytes(hashlib.sha256(word.encode()).digest()[:2], "big") % 512] += 1
+    return made / np.maximum(np.linalg.norm(made, axis=1, keepdims=True), 1e-9)
