@@ -21,7 +21,7 @@ from lte.memory import EditMemory
 from lte.models import LM, load_model
 from lte.pocket import home
 
-COMPARED = ("none", "ice", "ft_m", "rome", "lte")
+COMPARED = ("none", "ice", "ft_m", "memit", "lte")
 SHOWN = 5
 
 
@@ -87,7 +87,7 @@ def compared_with(base: Mapping[str, str], lm: LM, queries: Sequence[str]) -> li
 def compare(lm: LM, cases: Sequence[Case], output: Path, out: Console, notes: Console) -> None:
     """Every editor on the same cases, all edits in force at once; table and report."""
     config = EvaluateConfig(editors=COMPARED, protocols=("batch:all",), limit=len(cases))
-    settings = {name: shipped(f"editors/pocket/{name}.yaml") for name in ("ft_m", "rome")}
+    settings = {name: shipped(f"editors/pocket/{name}.yaml") for name in ("ft_m", "memit")}
     editors = {name: None if name == "none" else editor(name, settings.get(name)) for name in COMPARED}
     with tempfile.TemporaryDirectory() as folder:
         with bar(f"comparing {len(COMPARED)} editors on {len(cases)} edits", len(COMPARED), notes) as step:

@@ -96,6 +96,6 @@ def test_the_demo_shows_an_edits_life_and_writes_its_report(tmp_path: Path):
         "report:",
     )
     assert all(step in text for step in steps)
-    assert all(name in text for name in ("none", "ice", "ft", "rome", "lte"))
+    assert all(name in text for name in ("none", "ice", "ft_m", "memit", "lte"))
     page = (tmp_path / "report.html").read_text(encoding="utf-8")
     assert "<html" in page and not re.search(r'(?:src|href)="https?:', page), "a page by itself"
