@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from lte.align.leaks import words
 from lte.align.sources import Item, Stated
+from lte.edits import Case, Edit
 
 
 @dataclass(frozen=True)
@@ -62,12 +63,12 @@ class Pool:
                 found.append(known)
         return found
 
-    def other(self, owner: int, names: str, relation: str | None, rng: random.Random) -> Known | None:
-        """An edit of another item whose prompt can be asked: of `relation`, or, where that is None, any."""
-        among = self.all if relation is None else self.kin.get(relation, [])
+    def other(self, owner: int, names: str, relation: str, kin: bool, rng: random.Random) -> Known | None:
+        """An edit of another item whose prompt can be asked: of `relation`, or, without `kin`, of any but that."""
+        among = self.kin.get(relation, []) if kin else self.all
         for _ in range(8 if among else 0):
             known = rng.choice(among)
-            if known.prompt and may_stand(known, owner, names):
+            if known.prompt and (kin or known.relation != relation) and may_stand(known, owner, names):
                 return known
         return None
 
@@ -81,5 +82,15 @@ def knowns(item: Item, owner: int) -> list[Known]:
     """The edits of an item."""
     if isinstance(item, Stated):
         return [Known(s, "", "", "", None, owner) for s in item.statements]
-    relation = item.tags.get("relation", "")
-    return [Known(e.statement, e.prompt, e.subject, relation, e.target_true, owner, e.aliases) for e in item.edits]
+    return [
+        Known(e.statement, e.prompt, e.subject, relation_of(item, e), e.target_true, owner, e.aliases)
+        for e in item.edits
+    ]
+
+
+def relation_of(case: Case, edit: Edit) -> str:
+    """The relation of an edit: the case's, where it names one, else the prompt's words around the subject."""
+    if "relation" in case.tags:
+        return case.tags["relation"]
+    inside = edit.subject and edit.subject in edit.prompt
+    return edit.prompt.replace(edit.subject, "{}") if inside else ""

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from lte.align.data.config import DataConfig
-from lte.align.data.pool import Pool
+from lte.align.data.pool import Pool, relation_of
 from lte.align.sources import Item, Stated
 from lte.edits import Case, Edit, Probe
 from lte.prompt import with_edits
@@ -72,13 +72,13 @@ class _Maker:
 
     def case(self, case: Case) -> list[Draft]:
         own = tuple(e.statement for e in case.edits)
-        relation = case.tags.get("relation", "")
+        relation = relation_of(case, case.edit)
         asked = in_scope(case)
         made = [self.draft(role, one, own, relation) for role in IN_SCOPE for one in self.some(role, asked[role])]
         apart = out_of_scope(case)
-        for role, of in (("same_relation", relation), ("unrelated", None)):
+        for role, kin in (("same_relation", True), ("unrelated", False)):
             # a case that probes neither is asked what another one states
-            if not apart[role] and of != "" and (known := self.pool.other(self.owner, _names(case), of, self.rng)):
+            if not apart[role] and (known := self.pool.other(self.owner, _names(case), relation, kin, self.rng)):
                 apart[role] = [(known.prompt, known.true)]
         apart["negated"] = turned(case.edit, self.config.negated)
         for role in ("same_subject", "same_relation", "unrelated", "negated"):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from lte.align.sources import chats
 from lte.align.sources.items import Item
@@ -33,12 +33,18 @@ def _zsre(record: Record) -> Item | None:
     return zsre.case(record) if "src" in record.fields else knowedit.case(record)
 
 
+def _counterfact(record: Record) -> Item | None:
+    """The reduced form has one neighbour and does not call it so."""
+    case = counterfact.case(record)
+    return replace(case, locality=tuple(replace(p, aspect=p.aspect or counterfact.NEIGHBOURS) for p in case.locality))
+
+
 KINDS: dict[str, Kind] = {
     "cases": Kind(_each(cases.case), "your own cases, one JSON object a line (lte.records.cases has the format)"),
     "zsre": Kind(_each(_zsre), "questions with a rephrasing, as MEND or KnowEdit has them", "MIT (KnowEdit)"),
     "wikidata": Kind(_each(knowedit.fact), "WikiData_recent and WikiData_counterfact of KnowEdit", "MIT (KnowEdit)"),
     "wikibio": Kind(_each(knowedit.biography), "next sentences of biographies, of KnowEdit", "MIT (KnowEdit)"),
-    "counterfact": Kind(_each(counterfact.case), "CounterFact, full or reduced", "MIT"),
+    "counterfact": Kind(_each(_counterfact), "CounterFact, full or reduced", "MIT"),
     "counterfact_qa": Kind(_each(chats.free_text), "free-text questions about CounterFact's facts"),
     "rippleedits": Kind(_each(rippleedits.case), "edits and what follows from them", "MIT"),
     "mquake": Kind(_each(mquake.case), "questions of several hops over one edit or more"),
