@@ -1,11 +1,13 @@
-"""The settings of an alignment run's training: what moves, how fast, in which batches, and what is watched."""
+"""The settings of an alignment run: which model learns from what, what moves, how fast, and what is watched."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
+from lte.align.dataset import DatasetConfig
 from lte.config import Config
 
 
@@ -18,22 +20,70 @@ class LoraSettings(Config):
     targets: str | tuple[str, ...] = "all-linear"
 
 
+class WatchSettings(Config):
+    """What is measured on held-out cases while the model trains; without `cases`, nothing is."""
+
+    cases: str = ""  # JSONL of cases that are not trained on (lte/edits.py)
+    every: int = Field(100, gt=0)  # steps from one measurement to the next
+    limit: int = Field(64, gt=0)  # cases, the first of the file
+    keep_best: bool = True  # what is saved in the end: the best measured, else the last
+
+
 class TrainSettings(Config):
     """Optimisation, in TRL's own terms."""
 
     method: Literal["lora", "qlora", "full"] = "lora"  # qlora: LoRA over weights in 4 bits, needs bitsandbytes
     epochs: float = Field(1.0, gt=0)
     max_steps: int = -1  # -1: as many as the epochs have
-    batch_size: int = Field(16, gt=0)  # rows a device
+    batch_size: int = Field(16, gt=0)  # rows a device, of `max_length` tokens where they are packed
     accumulation: int = Field(1, gt=0)
     learning_rate: float = Field(1e-4, gt=0)
     schedule: Literal["cosine", "linear", "constant_with_warmup"] = "cosine"
     warmup_steps: int | float = Field(20, ge=0)  # below 1: a share of all steps
     weight_decay: float = Field(0.0, ge=0)
     max_length: int = Field(1024, gt=0)
+    too_long: Literal["drop", "cut", "refuse"] = "drop"  # rows of more tokens: left out, cut at the end, or an error
+    batching: Literal["padded", "padding-free", "packed"] = "padded"  # the latter two: best with flash attention
     pad_to: int | None = Field(None, gt=0)  # padded rows are filled up to a multiple of this; None: to the longest
+    attention: str | None = None  # of transformers, e.g. flash_attention_2 or sdpa; None: the model's own choice
+    liger: bool = False  # Liger's kernels; needs the package liger-kernel and a GPU
     bf16: bool = True
     gradient_checkpointing: bool = False
     save_steps: int = Field(100, gt=0)
     log_steps: int = Field(10, gt=0)  # steps from one line of log.jsonl to the next
+    trackers: tuple[Literal["tensorboard", "mlflow", "wandb"], ...] = ()  # beside the local log.jsonl
     lora: LoraSettings = LoraSettings()
+    watch: WatchSettings = WatchSettings()
+
+    @model_validator(mode="after")
+    def _one_way_of_batching(self) -> TrainSettings:
+        if self.pad_to and self.batching != "padded":
+            raise ValueError(f"pad_to={self.pad_to} fills up padded rows; batching={self.batching} has none")
+        return self
+
+
+class AlignConfig(Config):
+    """One alignment run. `data` and `train` have defaults; the rest says which model learns from which cases."""
+
+    model: str = "pocket"
+    cases: str = ""  # JSONL of cases (lte/edits.py), made into rows here
+    dataset: str = ""  # or a folder that `lte align data` has written
+    held_out: tuple[str, ...] = ()  # case files whose subjects, or prompts, must not be trained on
+    output: str
+    work: str = ""  # checkpoints; beside the output by default
+    limit: int | None = None
+    seed: int = 0
+    deepspeed: str | None = None  # a DeepSpeed JSON, used when the DeepSpeed launcher started us
+    data: DatasetConfig = DatasetConfig()
+    train: TrainSettings = TrainSettings()
+
+    @model_validator(mode="after")
+    def _one_source(self) -> AlignConfig:
+        if bool(self.cases) == bool(self.dataset):
+            raise ValueError("name one to train on: cases, a JSONL file, or dataset, a folder of `lte align data`")
+        return self
+
+    @property
+    def checkpoints(self) -> Path:
+        """Where they are kept."""
+        return Path(self.work or f"{self.output}.work")

@@ -5,35 +5,28 @@ from __future__ import annotations
 import json
 import logging
 import os
+import shutil
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from lte.align.adapter import load_base, lora_config
-from lte.align.dataset import AlignError, DatasetConfig, Row, build, describe, refuse_leaks
-from lte.align.settings import TrainSettings
-from lte.config import Config, load
+from lte.align.adapter import load_base
+from lte.align.callbacks import BEST, Journal, Keeper, Stop
+from lte.align.checkpoints import fingerprint, pick, refuse_full_disk, sign
+from lte.align.dataset import AlignError, Row, build, describe, refuse_leaks
+from lte.align.forecast import forecast
+from lte.align.model_card import model_card
+from lte.align.rows import tokenised, written
+from lte.align.settings import AlignConfig
+from lte.align.trainer import accelerated, arguments_of, trainer_of
+from lte.align.watch import Watch
+from lte.config import load
 from lte.edits import read_cases
 from lte.models import LM
 from lte.models.adapter import MANIFEST
 from lte.prompt import TEMPLATE_ID
 
 log = logging.getLogger(__name__)
-
-
-class AlignConfig(Config):
-    """One alignment run. `data` and `train` have defaults; the rest says which model learns from which cases."""
-
-    model: str = "pocket"
-    cases: str  # JSONL of cases (lte/edits.py)
-    held_out: tuple[str, ...] = ()  # case files whose subjects must not be trained on
-    output: str
-    work: str = ""  # checkpoints; beside the output by default
-    limit: int | None = None
-    seed: int = 0
-    deepspeed: str | None = None  # a DeepSpeed JSON, used when the DeepSpeed launcher started us
-    data: DatasetConfig = DatasetConfig()
-    train: TrainSettings = TrainSettings()
 
 
 def main(
@@ -50,16 +43,24 @@ def main(
     resume   "auto" takes up the last checkpoint, "none" starts over, a path names a checkpoint
     """
     settings = load(AlignConfig, config, overrides)
-    cases = read_cases(settings.cases)[: settings.limit]
-    for path in settings.held_out:
-        refuse_leaks(cases, read_cases(path))
-    lm = load_base(settings.model, settings.train.method, _device(), launched=_launched(settings))
-    rows = build(cases, lm, settings.data)
-    figures = describe(rows)
-    log.info("%s: %s", settings.cases, figures)
+    arguments, zero = None, _zero(settings)
+    if settings.dataset:
+        rows, figures = written(settings.dataset, settings.held_out, settings.limit)
+        if not (preview or dry_run):  # before the model: then ZeRO-3 loads it in parts, each rank its own
+            arguments = arguments_of(settings.train, settings.checkpoints, settings.seed, zero)
+        lm = load_base(settings.model, settings.train.method, _device(), launched=zero is not None)
+    else:
+        cases = read_cases(settings.cases)[: settings.limit]
+        for path in settings.held_out:
+            refuse_leaks(cases, read_cases(path))
+        lm = load_base(settings.model, settings.train.method, _device(), launched=zero is not None)
+        rows = build(cases, lm, settings.data)
+        figures = describe(rows)
+    log.info("%s: %s", settings.dataset or settings.cases, figures)
     if preview or dry_run:
-        return {**figures, "samples": [shown(lm, row) for row in rows[:preview]]}
-    return train(lm, rows, settings, resume, figures)
+        planned = forecast(lm, rows, settings) if dry_run else {}
+        return {**figures, **planned, "samples": [shown(lm, row) for row in rows[:preview]]}
+    return train(lm, rows, settings, resume, figures, arguments)
 
 
 def shown(lm: LM, row: Row) -> str:
@@ -68,84 +69,74 @@ def shown(lm: LM, row: Row) -> str:
     return f"{row.role}\n{text}⟦{row.answer}{lm.tokenizer.eos_token}⟧"
 
 
-def train(lm: LM, rows: list[Row], settings: AlignConfig, resume: str, figures: dict[str, Any]) -> dict[str, Any]:
-    """Train, save the adapter (or the whole model) and its manifest into `settings.output`; the manifest comes back."""
-    from datasets import Dataset
-    from trl import SFTConfig, SFTTrainer
+def train(
+    lm: LM, rows: list[Row], settings: AlignConfig, resume: str, figures: dict[str, Any], arguments: Any = None
+) -> dict[str, Any]:
+    """Train, save the adapter (or the whole model) and its manifest into `settings.output`; the manifest comes back.
 
+    A run that SIGTERM has stopped writes no output; what comes back says at which step it stands.
+
+    arguments  TRL's, where they were made before the model was loaded
+    """
+    t = settings.train
+    work, output = settings.checkpoints, Path(settings.output)
     if not lm.tokenizer.chat_template:
         raise AlignError(f"{settings.model}: its tokenizer has no chat template; align an instruct model, or set one")
-    base_hash = None if settings.train.method == "qlora" else lm.weight_hash()  # quantised, it is no one else's
-    t = settings.train
-    work = Path(settings.work or f"{settings.output}.work")
-    arguments = SFTConfig(
-        output_dir=str(work),
-        use_cpu=not _accelerated(),
-        bf16=t.bf16,
-        num_train_epochs=t.epochs,
-        max_steps=t.max_steps,
-        per_device_train_batch_size=t.batch_size,
-        gradient_accumulation_steps=t.accumulation,
-        learning_rate=t.learning_rate,
-        lr_scheduler_type=t.schedule,
-        warmup_steps=t.warmup_steps,
-        weight_decay=t.weight_decay,
-        optim="adamw_torch",
-        max_length=t.max_length,
-        completion_only_loss=True,
-        packing=False,
-        pad_to_multiple_of=t.pad_to,
-        activation_checkpointing=t.gradient_checkpointing,
-        dataloader_pin_memory=_accelerated(),
-        logging_steps=t.log_steps,
-        save_steps=t.save_steps,
-        save_total_limit=2,
-        report_to="none",
-        seed=settings.seed,
-        data_seed=settings.seed,
-        deepspeed=settings.deepspeed if _launched(settings) else None,
+    made, report = tokenised(lm.tokenizer, rows, t)
+    log.info("rows: %s", report)
+    parts = any(hasattr(p, "ds_id") for p in lm.model.parameters())  # by ZeRO-3: no rank has the weights to ask
+    if parts and t.watch.cases:
+        raise AlignError(
+            "train.watch.cases: under ZeRO-3 a model that is loaded in parts cannot be asked; leave it out"
+        )
+    base_hash = None if parts or t.method == "qlora" else lm.weight_hash()  # quantised, it is no one else's
+    zero = _zero(settings)
+    watch = Watch(lm, read_cases(t.watch.cases)[: t.watch.limit]) if t.watch.cases else None
+    trainer = trainer_of(lm, made, t, arguments or arguments_of(t, work, settings.seed, zero))
+    mine = fingerprint(
+        settings.model,
+        figures.get("sha256"),
+        settings.seed,
+        t.model_dump(mode="json"),
+        trainer.args.world_size,
+        bool(zero),
     )
-    trainer = SFTTrainer(
-        model=lm.model,
-        args=arguments,
-        train_dataset=Dataset.from_list([_conversation(row) for row in rows]),
-        processing_class=lm.tokenizer,
-        peft_config=lora_config(t.lora) if t.method != "full" else None,
-    )
-    refuse_empty_loss(trainer, len(rows))
-    trainer.train(resume_from_checkpoint=_checkpoint(work, resume))
-    trainer.save_model(settings.output)
+    checkpoint = pick(work, resume, mine)
+    moving = sum(getattr(p, "ds_numel", p.numel()) for p in trainer.model.parameters() if p.requires_grad)
+    refuse_full_disk(work, moving, moving * lm.dtype.itemsize)
+    first = trainer.is_world_process_zero()
+    if first:
+        sign(work, mine)
+    stop = Stop()
+    keeper = Keeper(trainer, watch, t.watch, work / "best") if watch else None
+    for callback in (Journal(work / "log.jsonl"), stop, keeper):
+        if callback:
+            trainer.add_callback(callback)
+    with stop.listening():
+        trainer.train(resume_from_checkpoint=checkpoint)
+        if stop.asked and trainer.state.global_step < trainer.state.max_steps:
+            return {"stopped_at_step": trainer.state.global_step, "of": trainer.state.max_steps, "work": str(work)}
+        if keeper and keeper.best:
+            if first:
+                shutil.copytree(keeper.folder, output, dirs_exist_ok=True, ignore=shutil.ignore_patterns(BEST))
+        else:
+            trainer.save_model(settings.output)
     manifest = {
         "template": TEMPLATE_ID,
         "base": settings.model,
         "base_sha256": base_hash,
         "data": figures,
+        "lengths": report,
         "seed": settings.seed,
         "settings": settings.model_dump(mode="json"),
+        "metrics": keeper.best or keeper.last if keeper else {},
         "versions": _versions("torch", "transformers", "trl", "peft", "deepspeed"),
     }
-    if trainer.is_world_process_zero():
-        _tidy(Path(settings.output), settings.model if t.method != "full" else None)
-        (Path(settings.output) / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
-        (work / "log.jsonl").write_text("".join(json.dumps(r) + "\n" for r in trainer.state.log_history))
+    if first:
+        _tidy(output, settings.model if t.method != "full" else None)
+        (output / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
+        (output / "README.md").write_text(model_card(manifest, t.method), encoding="utf-8")
     return manifest
-
-
-def refuse_empty_loss(trainer: Any, rows: int) -> None:
-    """Raise `AlignError` when rows lost their answer, or a batch has no token to learn: both would pass in silence."""
-    limit = trainer.args.max_length
-    if kept := rows - len(trainer.train_dataset):
-        raise AlignError(f"{kept} of {rows} rows have no answer within max_length={limit} tokens; raise it")
-    batch = next(iter(trainer.get_train_dataloader()))
-    if not (batch["labels"] != -100).any():
-        raise AlignError(f"no token of the first batch carries loss (max_length={limit}); look at --preview")
-
-
-def _conversation(row: Row) -> dict[str, Any]:
-    return {
-        "prompt": [{"role": "user", "content": row.prompt}],
-        "completion": [{"role": "assistant", "content": row.answer}],
-    }
 
 
 def _tidy(output: Path, base: str | None) -> None:
@@ -173,29 +164,11 @@ def _versions(*packages: str) -> dict[str, str]:
     return found
 
 
-def _launched(settings: AlignConfig) -> bool:
-    """Whether DeepSpeed is to be used: the config names a preset, and a launcher started us."""
-    return settings.deepspeed is not None and "LOCAL_RANK" in os.environ
-
-
-def _accelerated() -> bool:
-    import torch
-
-    return torch.cuda.is_available()
+def _zero(settings: AlignConfig) -> str | None:
+    """The DeepSpeed preset, where the config names one and a launcher started us."""
+    return settings.deepspeed if "LOCAL_RANK" in os.environ else None
 
 
 def _device() -> str:
     """This rank's own GPU under a launcher, else whatever there is."""
-    return f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if _accelerated() else "cpu"
-
-
-def _checkpoint(work: Path, resume: str) -> str | None:
-    if resume == "none":
-        return None
-    if resume != "auto":
-        if not Path(resume).is_dir():
-            raise AlignError(f"--resume {resume}: no such checkpoint folder; use auto, none or a checkpoint-N folder")
-        return resume
-    done = sorted(work.glob("checkpoint-*"), key=lambda p: int(p.name.rpartition("-")[2]))
-    whole = [p for p in done if (p / "trainer_state.json").exists()]  # a kill while saving leaves a part
-    return str(whole[-1]) if whole else None
+    return f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if accelerated() else "cpu"

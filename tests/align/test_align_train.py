@@ -15,6 +15,7 @@ import yaml
 
 from lte.align import train as training
 from lte.align.dataset import AlignError, Row
+from lte.align.trainer import accelerated, trainer_of
 from lte.config import ConfigError
 from lte.edits import Case, Edit, EditError, Probe, write_jsonl
 from lte.models import LM, load_model
@@ -58,7 +59,7 @@ def config(tiny_lm: LM, tmp_path: Path) -> Path:
 def test_an_adapter_comes_out_that_loads_and_says_what_it_is(config: Path, tmp_path: Path):
     manifest = training.main(config)
     files = {path.name for path in (tmp_path / "adapter").iterdir()}
-    assert files == {"adapter_config.json", "adapter_model.safetensors", "lte.json"}
+    assert files == {"adapter_config.json", "adapter_model.safetensors", "lte.json", "README.md"}
     lm = load_model(tmp_path / "model", adapter=tmp_path / "adapter")
     assert lm.adapters["lte"].manifest == json.loads(json.dumps(manifest))
     assert manifest["template"] == TEMPLATE_ID and manifest["seed"] == 0
@@ -98,12 +99,12 @@ def test_loss_stands_on_the_answer_and_its_end_alone(tiny_lm: LM, config: Path, 
     """What the preview brackets is what the trainer learns: token by token, on every row of a batch."""
     seen: list[tuple[list[int], list[int]]] = []
 
-    def spy(trainer: object, rows: int) -> None:
-        for batch in trainer.get_train_dataloader():  # type: ignore[attr-defined]
+    def spy(*arguments: object) -> None:
+        for batch in trainer_of(*arguments).get_train_dataloader():
             seen.extend(zip(batch["input_ids"].tolist(), batch["labels"].tolist(), strict=True))
         raise AlignError("seen enough")
 
-    monkeypatch.setattr(training, "refuse_empty_loss", spy)
+    monkeypatch.setattr(training, "trainer_of", spy)
     with pytest.raises(AlignError, match="seen enough"):
         training.main(config)
     samples = training.main(config, preview=1000)["samples"]
@@ -126,7 +127,7 @@ def test_bad_input_is_refused_by_name(config: Path, tmp_path: Path):
         training.main(config, [f"cases={tmp_path / 'nothing.jsonl'}"])
     with pytest.raises(AlignError, match="12 subjects of the evaluation cases"):
         training.main(config, [f"held_out=[{tmp_path / 'cases.jsonl'}]"])
-    with pytest.raises(AlignError, match="48 of 48 rows have no answer within max_length=8"):
+    with pytest.raises(AlignError, match="48 of 48 rows are longer than max_length=8 tokens"):
         training.main(config, ["train.max_length=8"])
 
 
@@ -160,4 +161,4 @@ def test_the_launch_file_is_read_by_a_shell_and_by_the_launcher(interpreter: lis
 
 
 def test_no_gpu_is_assumed():
-    assert training._accelerated() == torch.cuda.is_available()
+    assert accelerated() == torch.cuda.is_available()
