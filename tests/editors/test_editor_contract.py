@@ -160,7 +160,7 @@ def test_defaults_and_settings_make_an_editor(name: str) -> None:
 
 
 def test_an_unknown_editor_is_refused_with_the_known_ones() -> None:
-    with pytest.raises(ConfigError, match="there are lte, ice, .*rome, memit"):
+    with pytest.raises(ConfigError, match=r"there are lte, ice, .*rome, memit"):
         editor("roma")
 
 

@@ -158,7 +158,9 @@ def batch_size_plots(results: Results) -> str:
             if block == "growth":
                 points = [(float(g["in_force"]), g["change"]) for g in groups]
             elif block == "ages":
-                points = [(round(sum(g["age"]) / 2), 100 * g["values"][key]["mean"]) for g in groups if key in g["values"]]
+                points = [
+                    (round(sum(g["age"]) / 2), 100 * g["values"][key]["mean"]) for g in groups if key in g["values"]
+                ]
             else:
                 points = [(float(g["in_force"]), 100 * g["values"][key]["mean"]) for g in groups if key in g["values"]]
             if points:
