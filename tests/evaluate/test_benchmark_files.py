@@ -101,7 +101,7 @@ def test_a_test_file_goes_first_and_the_choice_is_told(
 ) -> None:
     published(monkeypatch, server)
     other, test = put(tmp_path / "sub" / "made.json"), put(tmp_path / "made_test.json")
-    with caplog.at_level(logging.INFO):
+    with caplog.at_level(logging.INFO, "lte"):
         assert find(chosen(), tmp_path, False) == test
     assert f"{test} is taken; there are also {other}: set path for another" in caplog.text
 
@@ -154,7 +154,7 @@ def test_a_fetched_file_is_held_to_its_first_hash(
     server: Server, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     published(monkeypatch, server)
-    with caplog.at_level(logging.INFO):
+    with caplog.at_level(logging.INFO, "lte"):
         path = find(chosen(), None, True)
     assert "MB from http://127.0.0.1" in caplog.text
     assert path.read_bytes() == BODY and load_cases("made", path)[0].edit.subject == "Ada"

@@ -32,17 +32,20 @@ FORMS: dict[str, Callable[[Results], Group | str]] = {
     "table": tables,
     "md": markdown,
     "grand": grand,
-    "batch-size": batch_sizes,
-    "batch-size-svg": batch_size_plots,
     "tex": tex,
     "csv": csv_text,
     "json": json_text,
     "html": _page,
 }
+STUDIES: dict[str, Callable[[Results], Group | str]] = {  # of runs that hold what they compare
+    "batch-size": batch_sizes,
+    "batch-size-svg": batch_size_plots,
+}
 
 
 def render(results: Results | str | Path, form: str) -> Group | str:
-    """The newest results of a folder, or results at hand, in one of `FORMS`: something `rich` prints, or text."""
-    if form not in FORMS:
-        raise EvaluateError(f"report form {form!r}: no such form; there are {', '.join(FORMS)}")
-    return FORMS[form](results if isinstance(results, Results) else read_results(results))
+    """The newest results of a folder, or results at hand, in one of `FORMS` or `STUDIES`: text, or for `rich`."""
+    forms = FORMS | STUDIES
+    if form not in forms:
+        raise EvaluateError(f"report form {form!r}: no such form; there are {', '.join(forms)}")
+    return forms[form](results if isinstance(results, Results) else read_results(results))
