@@ -8,26 +8,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from typer.core import TyperGroup
 
 from lte.cli_evaluate import Overrides, progress_bars
-from lte.cli_memory import QUIET
+from lte.cli_memory import QUIET, RunLeftOut
 
 if TYPE_CHECKING:
     from lte.align.data import Base, DataConfig
 
 
-class Alignments(TyperGroup):
-    """`lte align CONFIG` is short for `lte align run CONFIG`: any first word but a command's is a config."""
-
-    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Put the left-out `run` in its place."""
-        if args and args[0] not in self.commands and args[0] not in ("--help", "-h"):
-            args = ["run", *args]
-        return super().parse_args(ctx, args)
-
-
-alignments = typer.Typer(cls=Alignments, **QUIET)
+alignments = typer.Typer(cls=RunLeftOut, **QUIET)
 
 
 @alignments.command("run")

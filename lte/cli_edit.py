@@ -5,30 +5,19 @@ from __future__ import annotations
 import logging
 from enum import Enum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
-from typer.core import TyperGroup
 
 from lte.cli_evaluate import Overrides
 from lte.cli_locate import locate
-from lte.cli_memory import QUIET, Format, show
+from lte.cli_memory import QUIET, Format, RunLeftOut, show
 from lte.cli_statistics import statistics
 
 if TYPE_CHECKING:
     from lte.editors.base import Handle
 
 logger = logging.getLogger("lte")
-
-
-class Edits(TyperGroup):
-    """`lte edit CONFIG` is short for `lte edit run CONFIG`: any first word but a command's is a config."""
-
-    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Put the left-out `run` in its place."""
-        if args and args[0] not in self.commands and args[0] not in ("--help", "-h"):
-            args = ["run", *args]
-        return super().parse_args(ctx, args)
 
 
 class Export(str, Enum):
@@ -46,7 +35,7 @@ class Dtype(str, Enum):
     bfloat16 = "bfloat16"
 
 
-edits = typer.Typer(cls=Edits, **QUIET)
+edits = typer.Typer(cls=RunLeftOut, **QUIET)
 Model = Annotated[str, typer.Option(help="The model to edit: a folder, a hub id, or pocket.")]
 OutputFolder = Annotated[Path, typer.Option(help="Folder for what is saved; it must be new or empty.")]
 Form = Annotated[

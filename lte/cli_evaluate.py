@@ -10,19 +10,8 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from typer.core import TyperGroup
 
-from lte.cli_memory import CHECK_FAILED, QUIET, Format, console
-
-
-class Evaluations(TyperGroup):
-    """`lte evaluate CONFIG` is short for `lte evaluate run CONFIG`: any first word but a command's is a config."""
-
-    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Put the left-out `run` in its place."""
-        if args and args[0] not in self.commands and args[0] not in ("--help", "-h"):
-            args = ["run", *args]
-        return super().parse_args(ctx, args)
+from lte.cli_memory import CHECK_FAILED, QUIET, Format, RunLeftOut, console
 
 
 class Report(str, Enum):
@@ -48,7 +37,7 @@ class Comparison(str, Enum):
     json = "json"
 
 
-evaluations = typer.Typer(cls=Evaluations, **QUIET)
+evaluations = typer.Typer(cls=RunLeftOut, **QUIET)
 ReportForm = Annotated[Report, typer.Option("-o", help="How to print the results.")]
 Overrides = Annotated[
     list[str], typer.Option("--set", metavar="NAME=VALUE", help="Override a setting, as in a.b=c; may be repeated.")

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -27,6 +28,18 @@ QUIET: dict[str, Any] = {  # plain help: rich would cost a third of its time
     "no_args_is_help": True,
     "context_settings": {"help_option_names": ["-h", "--help"]},
 }
+
+
+class RunLeftOut(TyperGroup):
+    """`lte edit CONFIG` is short for `lte edit run CONFIG`: any first word but a command's is a config."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Put the left-out `run` in its place."""
+        if args and args[0] not in self.commands and args[0] not in ("--help", "-h"):
+            args = ["run", *args]
+        return super().parse_args(ctx, args)
+
+
 memories = typer.Typer(**QUIET)
 
 
