@@ -91,12 +91,23 @@ def test_near_misses_are_what_the_encoder_finds(tmp_path: Path):
     near = [r for r in rows if r["role"] == "near_miss" and r["query"].startswith("The depth of Lake")]
     assert near  # the pool holds edits of lakes beside those of mounts, forts and people
     assert all(e.startswith("The outflow of Lake") for r in near for e in r["edits"])
+    # of its own lake, which is nearest, the edit is left out: it would answer the question's rewrite
+    assert all(kit.LAKES[int(r["item"])] not in e for r in near for e in r["edits"])
 
 
 def test_needed_edits_stand_in_every_place(tmp_path: Path):
     rows, _ = made(tmp_path, distractors=[0, 0, 1], rates={**NONE, "rewrite": 1, "paraphrase": 1, "alias": 1}, items=44)
     places = Counter(next(i for i, e in enumerate(r["edits"]) if r["answer"] in e) for r in rows)
     assert set(places) >= {0, 1, 2}
+
+
+def test_or_always_on_top_as_published(tmp_path: Path):
+    rates = {**NONE, "rewrite": 1, "paraphrase": 1, "alias": 1, "same_subject": 1}
+    rows, _ = made(tmp_path, distractors=[0, 0, 1], rates=rates, items=44, order="needed_first")
+    of_one = [r for r in rows if r["source"] in ("wiki", "zsre", "facts")]
+    assert {len(r["edits"]) for r in of_one} == {3}
+    subjects = [(kit.LAKES[int(r["item"])], r["edits"]) for r in of_one if r["source"] == "wiki"]
+    assert subjects and all(name in edits[0] and not any(name in e for e in edits[1:]) for name, edits in subjects)
 
 
 def test_a_seed_gives_the_same_files_and_another_seed_others(tmp_path: Path):

@@ -54,6 +54,7 @@ class DataConfig(Config):
     held_out      evaluation files: what they ask is removed from the sources
     distractors   chance of 0, 1, 2, ... edits beside those that the question needs
     near          chance that such an edit shares the relation
+    order         of the edits in a prompt: "shuffled", or "needed_first" as LTE was published: the true one on top
     negated       wordings: {prompt}, {target} and, where the subject stands in the prompt, {blank}: it with ____ for it
     too_long      rows over max_length tokens: "cut" takes edits off that the question does not need and then drops,
                   "drop" drops, "refuse" is an error
@@ -74,6 +75,7 @@ class DataConfig(Config):
     targets: Targets = Targets()
     distractors: tuple[float, ...] = (0.4, 0.3, 0.2, 0.1)
     near: float = Field(0.5, ge=0, le=1)
+    order: Literal["shuffled", "needed_first"] = "shuffled"
     negated: tuple[str, ...] = (
         "Give one answer that would be wrong: {prompt}",
         "Fill in the blank: {blank} {target}.",

@@ -132,12 +132,13 @@ class _Maker:
         least: int = 0,
         most: int | None = None,
     ) -> Draft:
-        """The draft of one question below the edits it needs and others, in whatever order."""
+        """The draft of one question below the edits it needs and others."""
         query, gold = one
         n = self.count(least) if most is None else most
         more = self.pool.draw(self.owner, query, relation, n, self.config.near, self.rng)
         statements = [*needed, *(known.statement for known in more)]
-        self.rng.shuffle(statements)
+        if self.config.order == "shuffled":
+            self.rng.shuffle(statements)
         return Draft(self.source, self.item, self.owner, role, query, gold, self.own(role), tuple(statements), needed)
 
     def own(self, role: str) -> bool:
