@@ -30,7 +30,7 @@ def run(
     """Teach a model to heed the edits in its prompt. Over several devices: deepspeed launch/align.sh CONFIG"""
     from lte.align.train import main as align_main
 
-    made = align_main(config, overrides, preview, dry_run, resume)
+    made = align_main(config, overrides, preview, dry_run, resume, _encode, progress_bars)
     for sample in made.pop("samples", ()):
         typer.echo(f"{sample}\n")
     typer.echo(json.dumps(made, ensure_ascii=False, indent=1))

@@ -31,9 +31,8 @@ def written(folder: str, held_out: Sequence[str], limit: int | None) -> tuple[li
     for row in rows:
         if found := guard.prompts.inside(row.prompt):
             raise AlignError(f"{folder}: a row holds {found[0]!r}, which {found[1]} asks; build it with that held out")
-    told: dict[str, Any] = {
-        name: figures[name] for name in ("rows", "roles", "sha256", "model", "base") if name in figures
-    }
+    names = ("rows", "roles", "sha256", "model", "base")
+    told: dict[str, Any] = {name: figures[name] for name in names if name in figures}
     return rows, {**told, "dataset": folder, **({"limit": limit} if limit else {})}
 
 

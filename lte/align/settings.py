@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
-from lte.align.dataset import DatasetConfig
-from lte.config import Config
+from lte.align.data.config import DataConfig, Recipe
+from lte.align.sources import SourceConfig
+from lte.config import Config, based
 
 
 class LoraSettings(Config):
@@ -63,25 +64,47 @@ class TrainSettings(Config):
 
 
 class AlignConfig(Config):
-    """One alignment run. `data` and `train` have defaults; the rest says which model learns from which cases."""
+    """One alignment run: which model learns from what, and how."""
 
     model: str = "pocket"
-    cases: str = ""  # JSONL of cases (lte/edits.py), made into rows here
-    dataset: str = ""  # or a folder that `lte align data` has written
+    data: Recipe = Recipe()  # the dataset, built into the work folder; `from` names a file of `lte align data`
+    cases: str = ""  # JSONL of your own cases (lte/edits.py): one source more
+    dataset: str = ""  # in place of both: a folder that `lte align data` has written
     held_out: tuple[str, ...] = ()  # case files whose subjects, or prompts, must not be trained on
     output: str
-    work: str = ""  # checkpoints; beside the output by default
-    limit: int | None = None
+    work: str = ""  # checkpoints and the dataset; beside the output by default
+    limit: int | None = None  # rows, the first of the dataset; data.items limits what is built
     seed: int = 0
     deepspeed: str | None = None  # a DeepSpeed JSON, used when the DeepSpeed launcher started us
-    data: DatasetConfig = DatasetConfig()
     train: TrainSettings = TrainSettings()
+
+    @field_validator("data", mode="before")
+    @classmethod
+    def _on_top_of_a_file(cls, given: Any) -> Any:
+        if not isinstance(given, dict) or "from" not in given:
+            return given
+        found = based(given, "data.from")
+        return {name: value for name, value in found.items() if name not in ("model", "seed")}  # this run has its own
 
     @model_validator(mode="after")
     def _one_source(self) -> AlignConfig:
-        if bool(self.cases) == bool(self.dataset):
-            raise ValueError("name one to train on: cases, a JSONL file, or dataset, a folder of `lte align data`")
+        if bool(self.cases or self.data.sources) == bool(self.dataset):
+            raise ValueError(
+                "wanted something to train on: sources under data, or cases, a JSONL file; or else a dataset, the "
+                "folder of `lte align data`, and none of these"
+            )
         return self
+
+    def recipe(self) -> DataConfig:
+        """The dataset to build, of the sources of `data` and of `cases`, in this run's seed and for this model."""
+        chosen = self.data.model_dump(exclude_unset=True)
+        chosen["sources"] = dict(self.data.sources)
+        if self.cases:
+            chosen["sources"]["cases"] = SourceConfig(kind="cases", path=self.cases)
+        known = {path: SourceConfig(kind="cases", path=path) for path in self.held_out}
+        chosen["held_out"] = {**self.data.held_out, **known}
+        chosen.setdefault("max_length", self.train.max_length)
+        return DataConfig(model=self.model, seed=self.seed, **chosen)
 
     @property
     def checkpoints(self) -> Path:

@@ -13,9 +13,10 @@ from typing import Any
 from lte.align.adapter import load_base
 from lte.align.callbacks import BEST, Journal, Keeper, Stop
 from lte.align.checkpoints import fingerprint, pick, refuse_full_disk, sign
-from lte.align.dataset import AlignError, Row, build, describe, refuse_leaks
+from lte.align.dataset import AlignError, Row
 from lte.align.forecast import forecast
 from lte.align.model_card import model_card
+from lte.align.prepare import Encoder, Progress, prepared, silent
 from lte.align.rows import tokenised, written
 from lte.align.settings import AlignConfig
 from lte.align.trainer import accelerated, arguments_of, trainer_of
@@ -35,28 +36,27 @@ def main(
     preview: int = 0,
     dry_run: bool = False,
     resume: str = "auto",
+    encoder: Encoder = lambda config: None,
+    progress: Progress = silent,
 ) -> dict[str, Any]:
     """Align as the config file says; what was made comes back (the manifest, or the dataset's figures on a dry run).
 
     preview  how many rendered samples to return under "samples", with the learned part in ⟦brackets⟧; no training
     dry_run  build the dataset and check everything, train nothing
     resume   "auto" takes up the last checkpoint, "none" starts over, a path names a checkpoint
+    encoder  gives what finds the near misses of a dataset that is built here; without one there are none
+    progress  opens the bars that show how far the dataset is built
     """
     settings = load(AlignConfig, config, overrides)
     arguments, zero = None, _zero(settings)
-    if settings.dataset:
-        rows, figures = written(settings.dataset, settings.held_out, settings.limit)
-        if not (preview or dry_run):  # before the model: then ZeRO-3 loads it in parts, each rank its own
-            arguments = arguments_of(settings.train, settings.checkpoints, settings.seed, zero)
-        lm = load_base(settings.model, settings.train.method, _device(), launched=zero is not None)
-    else:
-        cases = read_cases(settings.cases)[: settings.limit]
-        for path in settings.held_out:
-            refuse_leaks(cases, read_cases(path))
-        lm = load_base(settings.model, settings.train.method, _device(), launched=zero is not None)
-        rows = build(cases, lm, settings.data)
-        figures = describe(rows)
-    log.info("%s: %s", settings.dataset or settings.cases, figures)
+    folder = prepared(settings, _device(), encoder, progress)
+    rows, figures = written(folder, settings.held_out, settings.limit)
+    if not (preview or dry_run):  # before the model: then ZeRO-3 loads it in parts, each rank its own
+        arguments = arguments_of(settings.train, settings.checkpoints, settings.seed, zero)
+    lm = load_base(settings.model, settings.train.method, _device(), launched=zero is not None)
+    log.info("%s: %s", folder, figures)
+    if figures.get("model") not in (None, settings.model):
+        log.warning("%s holds the own answers of %s; this run trains %s", folder, figures["model"], settings.model)
     if preview or dry_run:
         planned = forecast(lm, rows, settings) if dry_run else {}
         return {**figures, **planned, "samples": [shown(lm, row) for row in rows[:preview]]}

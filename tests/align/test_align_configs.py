@@ -8,11 +8,14 @@ import subprocess
 from itertools import pairwise
 from pathlib import Path
 
+import align_kit as kit
 import pytest
 
+from lte.align.data import Base, build_data
 from lte.align.train import AlignConfig
 from lte.config import load
 
+pq = pytest.importorskip("pyarrow.parquet", reason="alignment needs the extra: pip install 'lte[align]'")
 ROOT = Path(__file__).parents[2]
 CONFIGS = sorted((ROOT / "configs/align").glob("*.yaml"))
 PRESETS = sorted((ROOT / "configs/deepspeed").glob("*.json"))
@@ -106,3 +109,23 @@ def test_the_slurm_file_starts_one_process_a_gpu(tmp_path: Path):
     done = subprocess.run(asked, env=environment, capture_output=True, text=True, check=True)
     assert done.stdout.splitlines() == ["9 1 16 8 n7 21234", "5|configs/align/a b.yaml|data.distractors=[1, 0]"]
     assert subprocess.run(script, env=environment, capture_output=True).returncode == 2
+
+
+def test_the_published_recipe_takes_the_released_rows_as_they_are(tmp_path: Path):
+    """Invented rows of that form: gold answers, no edit added or moved, each question with its edits and without."""
+    rows = [row for i in range(4) for row in kit.published(i)]
+    path = kit.written(tmp_path / "released.jsonl", rows)
+    config = load(AlignConfig, ROOT / "configs/align/lte-paper.yaml")
+    recipe = config.recipe().model_copy(update={"cache": tmp_path / "cache"})
+    recipe.sources["released"] = recipe.sources["released"].model_copy(update={"path": path, "file": None})
+    parrot = kit.Parrot()
+    base = Base("parrot", "parrot", parrot.answer, parrot.count)
+    build_data(recipe, tmp_path / "set", lambda: base, None, lambda *_: None)
+    made = pq.read_table(tmp_path / "set/data").to_pylist()
+    given = {one["value"].casefold() for row in rows for one in row["conversations"] if one["from"] == "gpt"}
+    assert {row["role"] for row in made} == {"question", "unrelated", "twin"} and not parrot.asked
+    assert {row["target"] for row in made} == {"gold"} and {row["answer"].casefold() for row in made} <= given
+    texts = [row["conversations"][0]["value"] for row in rows]
+    for row in made:
+        assert any(row["query"] in text and all(edit in text for edit in row["edits"]) for text in texts)
+    assert {row["query"] for row in made if row["edits"]} <= {row["query"] for row in made if not row["edits"]}

@@ -119,6 +119,15 @@ def test_a_seed_gives_the_same_files_and_another_seed_others(tmp_path: Path):
     assert made(tmp_path, "c", seed=1)[1]["sha256"] != figures["sha256"]
 
 
+def test_no_subject_stands_twice_among_the_edits_of_a_prompt(tmp_path: Path):
+    rows, _ = made(tmp_path, distractors=[0, 0, 0, 1], near=1)
+    several = [r for r in rows if r["source"] == "wiki" and len(r["edits"]) > 2]
+    assert several
+    for row in several:
+        lakes = [name for e in row["edits"] for name in kit.LAKES if name in e]
+        assert len(lakes) == len(set(lakes)), row["edits"]
+
+
 def test_rates_are_rows_an_item(tmp_path: Path):
     rates = {**NONE, "rewrite": 0.5, "same_subject": 1}
     _, figures = made(tmp_path, rates=rates)

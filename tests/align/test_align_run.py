@@ -154,7 +154,7 @@ def test_a_dataset_is_trained_on_as_it_was_written(folder: Path, tmp_path: Path)
     assert manifest["data"]["sha256"] == shards.sha256 and manifest["lengths"]["kept"] == 16
     assert training.main(config, ["limit=5"], dry_run=True)["lengths"]["rows"] == 5
 
-    with pytest.raises(ConfigError, match="name one to train on: cases, a JSONL file, or dataset"):
+    with pytest.raises(ConfigError, match="wanted something to train on"):
         training.main(config, ["cases=x.jsonl"])
     asked = Case("1", Edit("Where was Edwin", "Paris"))
     write_jsonl(tmp_path / "evaluated.jsonl", [asked])
@@ -168,15 +168,18 @@ def test_a_dataset_is_trained_on_as_it_was_written(folder: Path, tmp_path: Path)
 def test_a_dry_run_tells_lengths_steps_and_memory(folder: Path, tmp_path: Path):
     write_jsonl(tmp_path / "cases.jsonl", held_out(12))
     config = tmp_path / "align.yaml"
-    settings = {"model": str(folder), "cases": str(tmp_path / "cases.jsonl"), "output": str(tmp_path / "adapter")}
+    settings = {"model": str(folder), "cases": str(tmp_path / "cases.jsonl"), "output": str(tmp_path / "adapter"),
+                "data": {"cache": str(tmp_path / "answers")}}  # fmt: skip
     preset = str(Path(__file__).parents[2] / "configs/deepspeed/zero3.json")
     config.write_text(json.dumps({**settings, "deepspeed": preset, "train": {"epochs": 2, "batch_size": 4}}))
     told = training.main(config, dry_run=True)
     assert told["lengths"]["rows"] == told["rows"] > 12
     assert told["plan"]["steps"] == 2 * -(-told["rows"] // 4)
-    assert told["plan"]["tokens"] == pytest.approx(2 * told["lengths"]["tokens"], rel=0.1)
+    # the last batch of an epoch counts as full
+    assert told["plan"]["tokens"] == pytest.approx(2 * told["lengths"]["tokens"], rel=0.2)
     assert {"one process", "zero3 on 1", "zero3 on 16"} <= set(told["gigabytes_a_gpu"])
-    assert not list(tmp_path.glob("adapter*"))
+    [made] = tmp_path.glob("adapter*")  # nothing but the dataset, which the run will find
+    assert [path.name[:5] for path in made.iterdir()] == ["data-"]
 
 
 # --- stopping and going on --------------------------------------------------------------------------------------------

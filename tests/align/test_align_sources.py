@@ -12,6 +12,7 @@ import pytest
 from lte.align.dataset import AlignError
 from lte.align.sources import KINDS, Item, SourceConfig, Stated, Tally, draw
 from lte.align.sources.chats import facts
+from lte.align.sources.files import records_of
 from lte.config import Config, ConfigError, parse
 from lte.edits import Case
 from lte.records import RecordError
@@ -171,3 +172,23 @@ def test_a_source_without_records_is_refused_by_its_name(tmp_path: Path):
 def test_every_kind_says_what_it_holds():
     assert all(kind.about for kind in KINDS.values())
     assert isinstance(Stated("1", "a", "b").statements, tuple)
+
+
+def test_one_json_file_of_the_hub_is_fetched_and_read_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Its gold is text in one record and a list in the next, which `datasets` could not stream."""
+    hub = pytest.importorskip("huggingface_hub")
+    rows = [{**kit.knowedit(0), "ground_truth": "one"}, {**kit.knowedit(1), "ground_truth": ["two"]}]
+    path, asked = kit.written(tmp_path / "train.json", rows, array=True), []
+
+    def fetch(repository: str, file: str, **more: object) -> str:
+        asked.append((repository, file, more))
+        if file == "gone.json":
+            raise OSError("404: no such file\nmore")
+        return path
+
+    monkeypatch.setattr(hub, "hf_hub_download", fetch)
+    found = list(records_of("some/facts", revision="v1", file="benchmark/train.json"))
+    assert [record.fields["ground_truth"] for record in found] == ["one", ["two"]]
+    assert asked == [("some/facts", "benchmark/train.json", {"repo_type": "dataset", "revision": "v1"})]
+    with pytest.raises(AlignError, match=r"some/facts: gone.json cannot be had \(404: no such file\); check id, file"):
+        list(records_of("some/facts", file="gone.json"))

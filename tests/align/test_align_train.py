@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import subprocess
 import sys
@@ -16,8 +17,8 @@ import yaml
 from lte.align import train as training
 from lte.align.dataset import AlignError, Row
 from lte.align.trainer import accelerated, trainer_of
-from lte.config import ConfigError
-from lte.edits import Case, Edit, EditError, Probe, write_jsonl
+from lte.config import ConfigError, parse
+from lte.edits import Case, Edit, Probe, write_jsonl
 from lte.models import LM, load_model
 from lte.prompt import TEMPLATE_ID
 
@@ -29,8 +30,8 @@ def case(i: int) -> Case:
     subject = ("Danielle", "Toko", "Edwin", "Paris")[i % 4] + str(i)
     return Case(
         id=str(i),
-        edit=Edit(f"The mother tongue of {subject} is", ("French", "London", "Rome")[i % 3], subject),
-        locality=(Probe(f"Where was {subject} born?", (), "same_subject"),),
+        edit=Edit(f"The mother tongue of {subject} is", ("French", "London", "Rome")[i % 3], subject, "Danish"),
+        locality=(Probe(f"Where was {subject} born?", ("Paris",), "same_subject"),),
         tags={"relation": "P103"},
     )
 
@@ -46,6 +47,8 @@ def config(tiny_lm: LM, tmp_path: Path) -> Path:
         "model": str(tmp_path / "model"),
         "cases": str(tmp_path / "cases.jsonl"),
         "held_out": [str(tmp_path / "held_out.jsonl")],
+        # a random model seldom comes to the end of an answer of its own
+        "data": {"targets": {"out_of_scope": "gold"}, "cache": str(tmp_path / "answers"), "max_new_tokens": 2},
         "output": str(tmp_path / "adapter"),
         "work": str(tmp_path / "work"),
         "train": {"max_steps": 4, "batch_size": 4, "learning_rate": 0.01, "warmup_steps": 1, "save_steps": 2,
@@ -123,12 +126,58 @@ def test_loss_stands_on_the_answer_and_its_end_alone(tiny_lm: LM, config: Path, 
 def test_bad_input_is_refused_by_name(config: Path, tmp_path: Path):
     with pytest.raises(ConfigError, match=r"learnin_rate: no such setting.*Did you mean 'learning_rate'"):
         training.main(config, ["train.learnin_rate=1"])
-    with pytest.raises(EditError, match=r"nothing.jsonl: cannot be read"):
+    with pytest.raises(AlignError, match=r"nothing.jsonl: no such file"):
         training.main(config, [f"cases={tmp_path / 'nothing.jsonl'}"])
-    with pytest.raises(AlignError, match="12 subjects of the evaluation cases"):
+    with pytest.raises(AlignError, match="12 records, 0 unusable, 12 removed as leaks: nothing is left of it"):
         training.main(config, [f"held_out=[{tmp_path / 'cases.jsonl'}]"])
-    with pytest.raises(AlignError, match="48 of 48 rows are longer than max_length=8 tokens"):
+    with pytest.raises(AlignError, match=r"none of \d+ rows could be written.*'too_long': \d\d"):
         training.main(config, ["train.max_length=8"])
+    with pytest.raises(ConfigError, match="wanted something to train on: sources under data, or cases"):
+        training.main(config, ["cases=''"])
+    with pytest.raises(AlignError, match=r"rates\.one_hop: no source has an item for it"):
+        training.main(config, ["data.rates.one_hop=1"])
+
+
+def test_the_dataset_is_built_once_and_anew_when_its_cases_change(config: Path, tmp_path: Path, caplog):
+    def folders() -> set[str]:
+        return {path.name for path in (tmp_path / "work").glob("data-*")}
+
+    with caplog.at_level(logging.INFO, "lte"):
+        first = training.main(config, dry_run=True)
+        assert (
+            "no source has an item for paraphrase, alias, one_hop, unrelated, near_miss, general, general_edited"
+            in caplog.text
+        )
+        [folder] = folders()
+        written = (tmp_path / "work" / folder / "dataset.json").stat().st_mtime_ns
+        assert training.main(config, dry_run=True) == first
+        assert (tmp_path / "work" / folder / "dataset.json").stat().st_mtime_ns == written
+    write_jsonl(tmp_path / "cases.jsonl", [case(i) for i in range(11)])
+    assert training.main(config, dry_run=True)["sha256"] != first["sha256"]
+    assert len(folders()) == 2
+
+
+def test_the_other_ranks_wait_for_the_first_to_build_it(config: Path, tmp_path: Path):
+    """Each rank is its own process: the second has no model to ask and only reads."""
+    script = "import sys; from lte.align.train import main; print(main(sys.argv[1], dry_run=True)['sha256'])"
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "RANK": "1"}
+    second = subprocess.Popen([sys.executable, "-c", script, str(config)], env=environment, stdout=subprocess.PIPE)
+    try:
+        first = training.main(config, dry_run=True)
+        told, _ = second.communicate(timeout=120)
+    finally:
+        second.kill()
+    assert told.decode().strip() == first["sha256"]
+
+
+def test_a_recipe_may_stand_on_the_file_of_a_dataset(config: Path, tmp_path: Path):
+    settings = yaml.safe_load(config.read_text())
+    data = {"model": "other", "seed": 5, "rates": {"rewrite": 0}, "near": 0.25}
+    (tmp_path / "data.yaml").write_text(yaml.safe_dump(data))
+    settings["data"] = {"from": str(tmp_path / "data.yaml"), "near": 0.75}
+    recipe = parse(training.AlignConfig, settings, "test").recipe()
+    assert (recipe.model, recipe.seed, recipe.rates.rewrite, recipe.near) == (settings["model"], 0, 0, 0.75)
+    assert recipe.sources["cases"].path == settings["cases"] and list(recipe.held_out) == settings["held_out"]
 
 
 def test_optional_packages_are_asked_for_by_name(config: Path):
@@ -157,7 +206,7 @@ def test_the_launch_file_is_read_by_a_shell_and_by_the_launcher(interpreter: lis
         timeout=300,
     )
     assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout)["roles"]["in scope"] == 12
+    assert json.loads(done.stdout)["roles"]["rewrite"] == 12
 
 
 def test_no_gpu_is_assumed():

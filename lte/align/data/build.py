@@ -26,6 +26,7 @@ from lte.align.data.write import write_rows
 from lte.align.dataset import AlignError
 from lte.align.leaks import Guard
 from lte.align.sources import KINDS, Tally, draw
+from lte.align.sources.files import file_hash
 from lte.prompt import TEMPLATE_ID
 
 BLOCK = 256  # items whose near misses are sought together
@@ -40,7 +41,7 @@ def build_data(
     base    gives the model, whose loading waits until the sources are known to be good
     encode  texts to unit vectors, as the memory encodes them; needed for near misses
     """
-    told = json.loads(config.model_dump_json(exclude={"cache"}))
+    told = identity(config)
     if (output / FIGURES).exists():
         done = read_figures(output)
         same_settings(done["settings"], told, output)
@@ -52,7 +53,8 @@ def build_data(
     if not (work / "drafts.json").exists():
         _draft(config, work, encode, report)
     facts |= json.loads((work / "drafts.json").read_text(encoding="utf-8"))
-    if missing := [role for role in ROLES if getattr(config.rates, role) and not facts["drafted"].get(role)]:
+    facts["missing"] = [role for role in ROLES if getattr(config.rates, role) and not facts["drafted"].get(role)]
+    if missing := [role for role in facts["missing"] if role in config.rates.model_fields_set]:
         raise AlignError(
             f"rates.{missing[0]}: no source has an item for it (nor for any of {', '.join(missing)}); set it to 0, or "
             "name a source that fills it"
@@ -70,6 +72,15 @@ def build_data(
     write_whole(output / FIGURES, [json.dumps(figures, indent=1, ensure_ascii=False)])
     shutil.rmtree(work)
     return figures
+
+
+def identity(config: DataConfig) -> dict[str, Any]:
+    """What a dataset is made with: its settings, and the hash of each local file; of a hub's, its revision if named."""
+    told: dict[str, Any] = json.loads(config.model_dump_json(exclude={"cache"}))
+    for kind in ("sources", "held_out"):
+        for source in told[kind].values():
+            source["sha256"] = file_hash(source["path"])
+    return told
 
 
 def _draw(config: DataConfig, work: Path, report: Report) -> None:
@@ -102,7 +113,7 @@ def _draft(config: DataConfig, work: Path, encode: Encode | None, report: Report
             "more sources, or raise items"
         )
     nearest = None
-    if config.rates.near_miss:
+    if config.rates.near_miss and (encode is not None or "near_miss" in config.rates.model_fields_set):
         if encode is None:
             raise AlignError("rates.near_miss: no encoder was given; give one, or set it to 0")
         nearest = Nearest(pool, encode, report)
@@ -115,7 +126,7 @@ def _draft(config: DataConfig, work: Path, encode: Encode | None, report: Report
         for owner, drawn in enumerate(read_items(work)):
             block += drafts(owner, drawn.source, drawn.item, pool, config)
             if owner % BLOCK == BLOCK - 1 or owner == items - 1:
-                for made in nearest.fill(block) if nearest else block:
+                for made in nearest.fill(block) if nearest else [d for d in block if not d.nearest]:
                     roles[made.role] += 1
                     yield json.dumps(asdict(made), ensure_ascii=False)
                 block = []

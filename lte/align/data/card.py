@@ -50,7 +50,7 @@ def card(figures: Mapping[str, Any]) -> str:
         f"{settings['targets']['general']} (own: greedy, of `{figures['model']}`, `{figures['base'][:16]}`).",
         "## Sources\n\n"
         + table(["source", "kind", "path", "licence", "read", "unusable", "removed", "items", "rows"], sources),
-        "## Rows by role\n\n" + table(["role", "rows", "share", *settings["sources"]], by_role),
+        "## Rows by role\n\n" + table(["role", "rows", "share", *settings["sources"]], by_role) + _missing(figures),
         "## Tokens\n\n" + table(["", "mean", "median", "95%", "99%", "longest", "all"], tokens),
         "## Left out\n\n" + (table(["why", "rows"], lost) if lost else "No row."),
         "## Kept apart from evaluation\n\n" + _apart(figures, removed),
@@ -70,6 +70,11 @@ def fenced(text: str) -> str:
     """Text that Markdown leaves alone, whatever it holds."""
     fence = "`" * max(3, 1 + max((len(run) for run in _runs(text)), default=0))
     return f"{fence}text\n{text}\n{fence}"
+
+
+def _missing(figures: Mapping[str, Any]) -> str:
+    names = figures["missing"]
+    return f"\n\nNo source has an item for: {', '.join(names)}." if names else ""
 
 
 def _apart(figures: Mapping[str, Any], removed: Sequence[Sequence[object]]) -> str:

@@ -16,7 +16,8 @@ Target = Literal["own", "gold"]
 class Rates(Config):
     """How many rows of each role an item gives on average: 1.5 is one, and another every second time.
 
-    A role is asked of every item that can fill it; one that no item fills is an error, so set it to 0.
+    A role is asked of every item that can fill it. One that was set and that no item fills is an error; of those that
+    were left as they are here, the data card says which are missing.
     """
 
     # in scope: the true edit stands, with 0 to k others
@@ -47,9 +48,13 @@ class Targets(Config):
     general: Target = "own"
 
 
-class DataConfig(Config):
-    """A dataset.
+class Recipe(Config):
+    """What becomes of the sources' records; Learning to Edit (Jiang et al., arXiv:2402.11905) pairs in-scope and
+    out-of-scope examples, and we leave it in four places, each where the published builder loses locality: what is
+    learned out of scope is the model's own answer, not gold text; the edits of a prompt are shuffled; near misses are
+    sought and not removed; and some prompts hold only distractors.
 
+    sources       what the items are drawn from
     items         cases and instructions drawn from all sources together; None: all there are
     held_out      evaluation files: what they ask is removed from the sources
     distractors   chance of 0, 1, 2, ... edits beside those that the question needs
@@ -66,10 +71,8 @@ class DataConfig(Config):
     cache         folder of own answers; None: lte/answers in the user's cache
     """
 
-    model: str = "pocket"
-    seed: int = 0
+    sources: dict[str, SourceConfig] = Field(default_factory=dict)
     items: int | None = Field(None, gt=1)
-    sources: dict[str, SourceConfig] = Field(min_length=1)
     held_out: dict[str, SourceConfig] = Field(default_factory=dict)
     rates: Rates = Rates()
     targets: Targets = Targets()
@@ -91,7 +94,7 @@ class DataConfig(Config):
     cache: Path | None = None
 
     @model_validator(mode="after")
-    def _possible(self) -> DataConfig:
+    def _possible(self) -> Recipe:
         if not self.distractors or min(self.distractors) < 0 or sum(self.distractors) <= 0:
             raise ValueError(f"distractors: {self.distractors}; wanted chances of 0, 1, 2, ... edits, one above 0")
         for text in self.negated:
@@ -100,3 +103,11 @@ class DataConfig(Config):
             except (KeyError, IndexError, ValueError) as error:
                 raise ValueError(f"negated: {text!r}: wanted {{prompt}}, {{target}} and {{blank}} ({error})") from error
         return self
+
+
+class DataConfig(Recipe):
+    """A dataset: a recipe, the sources it is made of, and the model whose own answers it holds."""
+
+    model: str = "pocket"
+    seed: int = 0
+    sources: dict[str, SourceConfig] = Field(min_length=1)
