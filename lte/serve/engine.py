@@ -65,6 +65,9 @@ class Engine(Protocol):
         Raises `ServeError`: 400 for a prompt beyond the context, 429 when too many wait, 503 when closing.
         """
 
+    async def check(self) -> None:
+        """Return where it could answer now; a `ServeError` (503) says why it could not. /readyz asks it often."""
+
     async def close(self) -> None:
         """Stop what runs and give back what is held."""
 
@@ -135,6 +138,11 @@ class EmbeddedEngine:
             self._open -= 1
             gone.set()
             job.cancel()
+
+    async def check(self) -> None:
+        """Return while it takes questions."""
+        if self._closing.is_set():
+            raise _closing()
 
     async def close(self) -> None:
         """Stop after the token in work; what waits is told so."""
