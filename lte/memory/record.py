@@ -171,9 +171,14 @@ def restored(text: str, id: str, namespace: str, seq: int, updated: str) -> Reco
     said = json.loads(text)
     version, created = int(said.pop("version", 0)), said.pop("created", None)
     record = record_from(said, namespace, id)
-    told = {"created": created, "updated": updated}
-    at = {name: validity.moment(name, time) for name, time in told.items() if time is not None}
-    return replace(record, edit=record.edit.with_id(id), seq=seq, version=version, **at)
+    return replace(
+        record,
+        edit=record.edit.with_id(id),
+        seq=seq,
+        version=version,
+        created=None if created is None else validity.moment("created", created),
+        updated=validity.moment("updated", updated),
+    )
 
 
 def new_records(edits: Iterable[Edit], namespace: str) -> list[Record]:
