@@ -8,13 +8,14 @@ from typing import Any
 from lte.prompt import with_edits
 
 Message = Mapping[str, Any]
+Part = Mapping[str, Any] | str  # some servers take a bare text for a part
 
 
-def text_of(content: str | Sequence[Mapping[str, Any]] | None) -> str:
-    """The words of a message's content, whether it is a text or a list of text parts."""
+def text_of(content: str | Sequence[Part] | None) -> str:
+    """The words of a message's content, whether it is a text or a list of parts; a picture has none."""
     if content is None or isinstance(content, str):
         return content or ""
-    return "\n".join(str(part.get("text") or "") for part in content)
+    return "\n".join(_words(part) for part in content if _is_text(part))
 
 
 def last_user(messages: Sequence[Message]) -> int | None:
@@ -32,14 +33,26 @@ def augment(messages: Sequence[Message], statements: Sequence[str]) -> Sequence[
     if not statements or at is None:
         return messages
     turn = dict(messages[at])
-    turn["content"] = _in_front(turn["content"], statements)
+    turn["content"] = _in_front(turn.get("content"), statements)
     return [*messages[:at], turn, *messages[at + 1 :]]
 
 
 def _in_front(content: Any, statements: Sequence[str]) -> Any:
     if not isinstance(content, Sequence) or isinstance(content, str):
         return with_edits(statements, content or "")
-    if not content:
-        return with_edits(statements, "")
-    first, *rest = content
-    return [{**first, "text": with_edits(statements, first.get("text") or "")}, *rest]
+    at = next((i for i, part in enumerate(content) if _is_text(part)), None)
+    if at is None:
+        alone = with_edits(statements, "")
+        return [*content, {"type": "text", "text": alone}] if content else alone
+    part = content[at]
+    said = with_edits(statements, _words(part))
+    return [*content[:at], said if isinstance(part, str) else {**part, "text": said}, *content[at + 1 :]]
+
+
+def _is_text(part: Part) -> bool:
+    return isinstance(part, str) or part.get("type") == "text"
+
+
+def _words(part: Part) -> str:
+    text = part if isinstance(part, str) else part.get("text")
+    return text if isinstance(text, str) else ""

@@ -1,237 +1,160 @@
-"""/v1/chat/completions and /v1/completions: recall, render, ask the engine, answer in OpenAI's shape."""
+"""/v1/chat/completions and /v1/completions: recall, decide, ask the engine, and say which edits were in play."""
 
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
-import uuid
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Sequence
+from collections.abc import AsyncIterator, Awaitable
 from contextlib import aclosing
-from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 from fastapi import APIRouter, Request
-from fastapi.responses import JSONResponse, Response, StreamingResponse
+from fastapi.responses import Response, StreamingResponse
+from starlette.types import Receive, Scope, Send
 
-from lte.edits import Edit
-from lte.prompt import with_edits
 from lte.serve import wire
-from lte.serve.augment import augment, last_user, text_of
 from lte.serve.config import ServeConfig
-from lte.serve.engine import Ask, Engine, Piece
 from lte.serve.errors import ServeError, bad_request
+from lte.serve.found import explained, look_up, unlooked
 from lte.serve.models import Models
+from lte.serve.question import Engine, Question, Reply
 from lte.serve.store import Store
+from lte.serve.told import Teller, with_last
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
-COLD = 0.01  # a temperature below it is greedy: dividing by it would overflow
-
-NEUTRAL: dict[str, tuple[Any, ...]] = {  # what we cannot do, and the values that do not ask for it
-    "logprobs": (None, False),
-    "top_logprobs": (None, 0),
-    "logit_bias": (None, {}),
-    "presence_penalty": (None, 0),
-    "frequency_penalty": (None, 0),
-    "response_format": (None, {"type": "text"}),
-    "tools": (None, []),
-    "functions": (None, []),
-    "echo": (None, False),
-    "suffix": (None, ""),
-    "best_of": (None, 1),
-}
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What a request comes to: one ask for each choice, and the ids of the edits that are used."""
-
-    model: str
-    chat: bool
-    asks: tuple[Ask, ...]
-    n: int  # choices to one prompt
-    edits: tuple[str, ...]
-
-    @property
-    def headers(self) -> dict[str, str]:
-        """On every response, streamed or not: the ids in the order they were first used; empty when none was."""
-        return {"x-lte-edits": ",".join(self.edits)}
+PASSED_ON = frozenset({"accept", "content-type", "traceparent", "tracestate", "user-agent"})  # never a key or a cookie
 
 
 def completion_routes(config: ServeConfig, models: Models, engine: Engine, store: Store) -> APIRouter:
     """The two completion routes."""
     router = APIRouter(prefix="/v1", tags=["completions"])
 
-    @router.post("/chat/completions")
-    async def chat(request: Request, body: wire.ChatRequest) -> Response:
+    async def chat(request: Request, body: wire.Asked) -> Response:
         """Answer a conversation, with the edits its last user turn touches."""
-        edited = models.edited(body.model)
-        ask = _ask(config, body, body.max_completion_tokens or body.max_tokens)
-        messages = _messages(body.messages)
-        edits: Sequence[Edit] = ()
-        if edited:
-            query = text_of(messages[-1]["content"])
-            edits = await store.recall(query, config.k, _namespace(config, body))
-        said = tuple({**m, "content": text_of(m["content"])} for m in augment(messages, [e.statement for e in edits]))
-        ask = replace(ask, query=said, adapter=config.adapter if edits else None)
-        return await _answer(request, engine, body, _plan(body, True, [ask], edits))
+        return await _respond(request, body, True, config, models, engine, store)
 
-    @router.post("/completions")
-    async def text(request: Request, body: wire.TextRequest) -> Response:
+    async def text(request: Request, body: wire.Asked) -> Response:
         """Continue raw text, chat template or not; edits that the prompt touches are put in front of it."""
-        edited = models.edited(body.model)
-        ask = _ask(config, body, body.max_tokens)
-        prompts = [body.prompt] if isinstance(body.prompt, str) else body.prompt
-        if len(prompts) > config.limits.prompts:
-            raise bad_request(f"prompt: {len(prompts)} at once; at most {config.limits.prompts}: split them", "prompt")
-        asks, used = [], list[Edit]()
-        for prompt in prompts:
-            edits = await store.recall(prompt, config.k, _namespace(config, body)) if edited else []
-            query = with_edits([e.statement for e in edits], prompt)
-            asks.append(replace(ask, query=query, adapter=config.adapter if edits else None))
-            used += edits
-        return await _answer(request, engine, body, _plan(body, False, asks, used))
+        return await _respond(request, body, False, config, models, engine, store)
 
+    for path, route, kind in zip(("/chat/completions", "/completions"), (chat, text), engine.kinds, strict=True):
+        route.__annotations__["body"] = kind  # FastAPI reads and describes a request as the engine at hand takes it
+        router.post(path)(route)
     return router
 
 
-# --- from the request to what the engine is asked -------------------------------------------------------------------
+async def _respond(
+    request: Request, body: wire.Asked, chat: bool, config: ServeConfig, models: Models, engine: Engine, store: Store
+) -> Response:
+    edited = models.edited(body.model)
+    question = await _question(request, body, chat)
+    _within(config, question)
+    engine.accept(question)
+    lte = body.lte or wire.Extension()
+    mode = lte.edits if edited else "off"
+    if mode == "shadow" and body.stream:
+        raise bad_request("lte.edits: shadow compares whole answers; leave stream out", "lte.edits")
+    namespace = _namespace(config, body)
+    most = min(config.k, lte.max_edits or config.k)
+    found = unlooked(question, store)
+    if mode != "off":
+        found = await look_up(store, question, most, namespace, config.on_retrieval_error == "passthrough")
+    used = found.edits if mode == "auto" else found.none
+    headers = {"x-lte-edits": ",".join(dict.fromkeys(str(e.id) for own in used for e in own))}
+    headers |= {} if found.seq is None else {"x-lte-memory-seq": str(found.seq)}
+    headers |= {"x-lte-degraded": "retrieval"} if found.degraded else {}
+    headers |= {"x-lte-mode": "prompt-only"} if edited and engine.prompt_only else {}
+    try:
+        teller = Teller(engine, question, mode, found)
+        if lte.explain:
+            teller.explain = await explained(store, question, most, namespace)
+        return await _answer(request, teller, headers)
+    except ServeError as error:
+        request.scope["lte.code"] = error.code
+        response = error.response
+        response.headers.update(headers)
+        return response
 
 
-def _ask(config: ServeConfig, body: wire.Ask, max_tokens: int | None) -> Ask:
-    """The request's settings, checked against the limits; the query is still to come."""
-    limits = config.limits
-    for name, harmless in NEUTRAL.items():
-        value = (body.model_extra or {}).get(name)
-        if not any(value == h and type(value) in (type(h), float) for h in harmless):
-            raise bad_request(f"{name}: this server cannot do that; leave it out", name, "unsupported_parameter")
-    if (body.n or 1) > limits.n:
-        raise bad_request(f"n: {body.n}; at most {limits.n}: ask several times", "n")
-    if (max_tokens or 1) > limits.max_tokens:
-        param = "max_completion_tokens" if getattr(body, "max_completion_tokens", None) else "max_tokens"
-        raise bad_request(f"{param}: {max_tokens}; at most {limits.max_tokens}", param)
-    temperature = config.temperature if body.temperature is None else body.temperature
-    return Ask(
-        query="",
-        max_tokens=max_tokens,
-        default_tokens=limits.default_tokens,
-        temperature=0.0 if temperature < COLD else temperature,
-        top_p=1.0 if body.top_p is None else body.top_p,
-        seed=body.seed,
-        stop=body.stops,
-    )
+async def _question(request: Request, body: wire.Asked, chat: bool) -> Question:
+    passed = {name: value for name, value in request.headers.items() if name in PASSED_ON}
+    passed["x-request-id"] = request.scope.get("lte.request_id", "")
+    question = Question(chat, body, await request.body(), passed)
+    if body.lte is not None or "lte" in body.model_fields_set:
+        question = question.changed(lte=None)
+    if body.wants_lte or (body.stream_options and "include_lte" in body.stream_options.model_fields_set):
+        assert body.stream_options
+        kept = body.stream_options.model_dump(exclude_unset=True, exclude={"include_lte"})
+        question = Question(chat, body, question.raw, passed, {**question.changes, "stream_options": kept or None})
+    return question
 
 
-def _messages(given: Sequence[wire.ChatMessage]) -> list[dict[str, Any]]:
-    """The turns as plain objects, content as it was sent; a `ServeError` for what cannot be answered."""
-    for i, message in enumerate(given):
-        for j, part in enumerate(message.content if isinstance(message.content, list) else ()):
-            if part.type != "text":
-                where = f"messages[{i}].content[{j}]"
-                raise bad_request(f"{where}: a part of type {part.type!r}; this model reads text", f"{where}.type")
-    messages = [m.model_dump(exclude_unset=True) | {"content": _plain(m.content)} for m in given]
-    if last_user(messages) != len(messages) - 1:
-        raise bad_request(
-            f"messages: the last one is from {given[-1].role!r}; wanted 'user': an answer is to a question", "messages"
-        )
-    if not text_of(messages[-1]["content"]).strip():
-        raise bad_request("messages: the last one is empty; send a question", f"messages[{len(messages) - 1}].content")
-    return messages
+def _within(config: ServeConfig, question: Question) -> None:
+    n, prompts, limits = question.body.n or 1, len(question.queries), config.limits
+    if n > limits.n:
+        raise bad_request(f"n: {n}; at most {limits.n}: ask several times", "n")
+    if prompts > limits.prompts:
+        raise bad_request(f"prompt: {prompts} at once; at most {limits.prompts}: split them", "prompt")
 
 
-def _plain(content: Any) -> Any:
-    return [p.model_dump(exclude_unset=True) for p in content] if isinstance(content, list) else content
-
-
-def _namespace(config: ServeConfig, body: wire.Ask) -> str:
+def _namespace(config: ServeConfig, body: wire.Asked) -> str:
     return (body.lte and body.lte.namespace) or config.namespace
 
 
-def _plan(body: wire.Ask, chat: bool, asks: Sequence[Ask], edits: Sequence[Edit]) -> Plan:
-    n = body.n or 1
-    each = [a if a.seed is None else replace(a, seed=a.seed + i) for a in asks for i in range(n)]
-    return Plan(body.model, chat, tuple(each), n, tuple(dict.fromkeys(str(e.id) for e in edits)))
+# --- the response ---------------------------------------------------------------------------------------------------
 
 
-# --- from the engine to the response --------------------------------------------------------------------------------
+async def _answer(request: Request, teller: Teller, headers: dict[str, str]) -> Response:
+    lte, body = teller.wish, teller.question.body
+    if body.stream:
+        reply = await unless_gone(request, teller.engine.reply(teller.question, teller.used))
+        if reply.events is None:  # refused by an upstream
+            return _whole(reply, headers)
+        events = with_last(reply.events, teller) if body.wants_lte else reply.events
+        return Events(reply, _guarded(events), headers)
+    if not lte.wanted:
+        return _whole(await unless_gone(request, teller.engine.reply(teller.question, teller.used)), headers)
+    reply, told = await unless_gone(request, teller.whole())
+    if reply.status < 400 and told is not None:
+        answer = json.loads(reply.content) | {"lte": told}
+        reply = Reply(json.dumps(answer, ensure_ascii=False).encode(), None, reply.status, reply.headers)
+    return _whole(reply, headers)
 
 
-async def _answer(request: Request, engine: Engine, body: wire.Ask, plan: Plan) -> Response:
-    if not body.stream:
-        return JSONResponse(await unless_gone(request, _whole(engine, plan)), headers=plan.headers)
-    chunks = _chunks(engine, plan, body.wants_usage)
-    # The first chunk before the status line: a prompt that is too long or a full queue is a 400 or 429, not a stream.
-    first = await unless_gone(request, anext(chunks))
-    headers = {**plan.headers, "cache-control": "no-cache", "x-accel-buffering": "no"}
-    return StreamingResponse(_events(first, chunks), media_type="text/event-stream", headers=headers)
+def _whole(reply: Reply, headers: dict[str, str]) -> Response:
+    return Response(reply.content, reply.status, {"content-type": "application/json", **reply.headers, **headers})
 
 
-async def _whole(engine: Engine, plan: Plan) -> dict[str, Any]:
-    choices, usage = [], wire.Usage()
-    for index, ask in enumerate(plan.asks):
-        text, piece = "", Piece("")
-        async with aclosing(engine.answer(ask)) as pieces:
-            async for piece in pieces:
-                text += piece.text
-        usage = _counted(usage, piece, index, plan)
-        said: dict[str, Any] = {"text": text}
-        if plan.chat:
-            said = {"message": {"role": "assistant", "content": text, "refusal": None}}
-        choices.append({"index": index, **said, "logprobs": None, "finish_reason": piece.finish})
-    envelope = _envelope(plan, "chat.completion" if plan.chat else "text_completion")
-    return {**envelope, "choices": choices, "usage": usage.model_dump()}
+class Events(StreamingResponse):
+    """A stream as it comes; whatever becomes of the client, what it comes from is let go."""
 
+    def __init__(self, reply: Reply, events: AsyncIterator[bytes], headers: dict[str, str]) -> None:
+        own = {"content-type": "text/event-stream; charset=utf-8", "cache-control": "no-cache"}
+        super().__init__(events, reply.status, {**own, **reply.headers, "x-accel-buffering": "no", **headers})
+        self._reply = reply
 
-async def _chunks(engine: Engine, plan: Plan, wants_usage: bool) -> AsyncGenerator[dict[str, Any], None]:
-    envelope = _envelope(plan, "chat.completion.chunk" if plan.chat else "text_completion")
-    last: dict[str, Any] = {"usage": None} if wants_usage else {}
-    usage = wire.Usage()
-
-    def chunk(index: int, text: str | None, finish: str | None = None, **delta: str) -> dict[str, Any]:
-        said: dict[str, Any] = {"text": text or ""}
-        if plan.chat:
-            said = {"delta": delta if text is None else {**delta, "content": text}}
-        return {**envelope, "choices": [{"index": index, **said, "logprobs": None, "finish_reason": finish}], **last}
-
-    for index, ask in enumerate(plan.asks):
-        opened, piece = not plan.chat, Piece("")
-        async with aclosing(engine.answer(ask)) as pieces:
-            async for piece in pieces:
-                if not opened:
-                    yield chunk(index, "", role="assistant")
-                    opened = True
-                if piece.text:
-                    yield chunk(index, piece.text)
-        yield chunk(index, None, piece.finish)
-        usage = _counted(usage, piece, index, plan)
-    if wants_usage:
-        yield {**envelope, "choices": [], "usage": usage.model_dump()}
-
-
-async def _events(first: dict[str, Any], rest: AsyncGenerator[dict[str, Any], None]) -> AsyncIterator[bytes]:
-    async with aclosing(rest):
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send it."""
         try:
-            yield wire.event(first)
-            async for chunk in rest:
-                yield wire.event(chunk)
+            await super().__call__(scope, receive, send)
+        finally:
+            await asyncio.shield(asyncio.ensure_future(self._reply.close()))
+
+
+async def _guarded(events: Any) -> AsyncIterator[bytes]:
+    async with aclosing(events):
+        try:
+            async for event in events:
+                yield event
+            return
         except Exception as error:  # the status line is out: the failure can only be told in the stream
             if not isinstance(error, ServeError):
                 logger.exception("a stream failed")
                 error = ServeError("the server failed in the middle of the answer; its log has the reason")
             yield wire.event(error.body)
     yield wire.DONE
-
-
-def _envelope(plan: Plan, kind: str) -> dict[str, Any]:
-    prefix = "chatcmpl" if plan.chat else "cmpl"
-    return wire.Envelope(id=f"{prefix}-{uuid.uuid4().hex}", object=kind, model=plan.model).model_dump()
-
-
-def _counted(usage: wire.Usage, last: Piece, index: int, plan: Plan) -> wire.Usage:
-    """With one more choice counted; a prompt counts once however many choices it has."""
-    read = usage.prompt_tokens + (last.prompt_tokens if index % plan.n == 0 else 0)
-    made = usage.completion_tokens + last.tokens
-    return wire.Usage(prompt_tokens=read, completion_tokens=made, total_tokens=read + made)
 
 
 async def unless_gone(request: Request, work: Awaitable[T]) -> T:

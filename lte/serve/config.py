@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field
 
@@ -35,6 +35,27 @@ class Limits(Config):
     waiting: int = Field(64, gt=0)  # answers in work or in the queue before 429
 
 
+class UpstreamConfig(Config):
+    """How the OpenAI-compatible servers are asked that are named in `upstreams`."""
+
+    base: str | None = None  # what they call the model; none: the one they serve that is no adapter
+    key: str | None = None  # the environment variable that holds the key to them
+    connect_timeout: float = Field(5.0, gt=0)  # seconds, then another replica
+    token_timeout: float = Field(60.0, gt=0)  # seconds a stream may be silent, before its first token too; then 504
+    total_timeout: float = Field(600.0, gt=0)  # seconds for one answer
+    health_seconds: float = Field(5.0, gt=0)  # between two looks at a replica's health
+    check_weights: bool = True  # refuse an adapter that was trained on other weights than those served
+
+
+class VllmConfig(Config):
+    """A vLLM of the server's own, started by launch/vllm.sh and kept running: `--vllm`."""
+
+    args: tuple[str, ...] = ()  # what follows the two folders: [--dtype, float32, --max-model-len, "512"]
+    venv: str | None = None  # its virtual environment; none: LTE_VLLM, else .venv-vllm
+    log: str = "vllm.log"  # what it writes
+    start_seconds: float = Field(900.0, gt=0)  # until it has to be up
+
+
 class ServeConfig(Config):
     """`lte serve`: which model, which memory, where to listen."""
 
@@ -45,6 +66,10 @@ class ServeConfig(Config):
     adapter: str | None = "lte"  # acts when an edit is in play; null: edits in the prompt of the unaligned model
     adapter_path: str | None = None  # folder of that adapter; the pocket model brings its own
     memory: str = "memory.db"  # ":memory:" forgets when the server stops
+    upstreams: tuple[str, ...] = ()  # addresses of OpenAI-compatible servers; none: the model in this process
+    upstream: UpstreamConfig = UpstreamConfig()
+    vllm: VllmConfig | None = None  # a vLLM of this server's own, in place of `upstreams`
+    on_retrieval_error: Literal["fail", "passthrough"] = "fail"  # fail: 503, never a silently unedited answer
     recall: MemoryConfig = MemoryConfig()  # encoder and thresholds of the memory
     namespace: Namespace = "default"  # where a request names none
     k: int = Field(3, gt=0, le=32)  # edits put in front of one question at most

@@ -1,75 +1,26 @@
-"""What answers: the embedded model here, behind a protocol that an engine over HTTP can fill as well."""
+"""The embedded engine: the model in this process, asked by one worker thread."""
 
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 import threading
-from collections.abc import AsyncGenerator, Callable, Collection, Mapping
+from collections.abc import AsyncGenerator, Callable, Collection
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
-from typing import Literal, Protocol
 
 from lte.models import LM
 from lte.models.adapter import fits
 from lte.models.tokens import encode
 from lte.prompt import TEMPLATE_ID
+from lte.serve import embedded, wire
+from lte.serve.ask import Ask, Message, Piece
+from lte.serve.config import ServeConfig
 from lte.serve.errors import ServeError, bad_request
+from lte.serve.question import Edits, Engine, Question, Reply, after, overloaded
 
+__all__ = ["LM", "Ask", "EmbeddedEngine", "Engine", "Piece"]
 logger = logging.getLogger(__name__)
-Message = Mapping[str, str]
-
-
-@dataclass(frozen=True)
-class Ask:
-    """One answer that is wanted: to messages, or (a str) the literal text to continue.
-
-    adapter     the one that is to act; None: the base model as it was loaded
-    max_tokens  None: as many as `default_tokens` and the context allow
-    """
-
-    query: str | tuple[Message, ...]
-    adapter: str | None = None
-    max_tokens: int | None = None
-    default_tokens: int = 256
-    temperature: float = 0.0
-    top_p: float = 1.0
-    seed: int | None = None
-    stop: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
-class Piece:
-    """Some text of an answer; the last piece says why it ended and what it cost."""
-
-    text: str
-    finish: Literal["stop", "length"] | None = None
-    prompt_tokens: int = 0
-    tokens: int = 0
-
-
-class Engine(Protocol):
-    """Answers, many at a time, without holding up the event loop."""
-
-    @property
-    def name(self) -> str:
-        """What the model is called."""
-
-    @property
-    def adapters(self) -> Collection[str]:
-        """The adapters that `Ask.adapter` may name."""
-
-    def answer(self, ask: Ask) -> AsyncGenerator[Piece, None]:
-        """The pieces of one answer; closing the generator ends the computation.
-
-        Raises `ServeError`: 400 for a prompt beyond the context, 429 when too many wait, 503 when closing.
-        """
-
-    async def check(self) -> None:
-        """Return where it could answer now; a `ServeError` (503) says why it could not. /readyz asks it often."""
-
-    async def close(self) -> None:
-        """Stop what runs and give back what is held."""
 
 
 class EmbeddedEngine:
@@ -78,14 +29,17 @@ class EmbeddedEngine:
     One thread and not several, because an adapter is switched on the one model they would share.
     """
 
-    def __init__(self, lm: LM, waiting: int = 64) -> None:
+    kinds: tuple[type[wire.Asked], type[wire.Asked]] = (wire.ChatRequest, wire.TextRequest)
+
+    def __init__(self, lm: LM, config: ServeConfig | None = None) -> None:
         for name, adapter in lm.adapters.items():
             if not fits(lm, name, TEMPLATE_ID):
                 raise ServeError(
                     f"adapter {name!r}: trained on the prompt template {adapter.manifest.get('template')!r}, this lte "
                     f"writes {TEMPLATE_ID!r}; align the model again, or serve it with the lte it was trained by"
                 )
-        self._lm, self._waiting = lm, waiting
+        self._lm, self._config = lm, config or ServeConfig()
+        self._waiting = self._config.limits.waiting
         self._worker = ThreadPoolExecutor(1, thread_name_prefix="lte-engine")
         self._closing = threading.Event()
         self._open = 0  # answers in work or waiting; only the event loop's thread counts
@@ -100,17 +54,31 @@ class EmbeddedEngine:
         """The adapters the model has loaded."""
         return self._lm.adapters.keys()
 
+    @property
+    def prompt_only(self) -> bool:
+        """Whether the settings name no adapter."""
+        return self._config.adapter is None
+
+    def accept(self, question: Question) -> None:
+        """Return where the model can be asked; a `ServeError` (400) names the parameter where it cannot."""
+        embedded.accept(self._config, question)
+
+    async def reply(self, question: Question, edits: Edits) -> Reply:
+        """The answer with these edits in play; of a stream, the first event is there when this returns."""
+        plan = embedded.plan(self._config, question, edits)
+        if not question.body.stream:
+            return Reply(json.dumps(await embedded.whole(self.answer, plan), ensure_ascii=False).encode())
+        events = embedded.events(self.answer, plan)
+        # The first one before the status line: a prompt that is too long or a full queue is a 400 or 429, not a stream.
+        first = await anext(events)
+        return Reply(events=after(first, events), close=events.aclose)
+
     async def answer(self, ask: Ask) -> AsyncGenerator[Piece, None]:
         """The pieces of one answer as the worker makes them."""
         if self._closing.is_set():
             raise _closing()
         if self._open >= self._waiting:
-            raise ServeError(
-                f"{self._waiting} answers are in work or waiting; ask again shortly",
-                429,
-                code="overloaded",
-                retry_after=1,
-            )
+            raise overloaded(self._waiting)
         loop = asyncio.get_running_loop()
         pieces: asyncio.Queue[Piece | Exception] = asyncio.Queue()
         gone = threading.Event()

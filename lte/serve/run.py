@@ -27,7 +27,7 @@ def serve(config: ServeConfig, load: Callable[[], LM]) -> None:
     model or a memory that cannot be opened: all before the first request. The port is taken first, as loading is long.
     """
     with listening(config.host, config.port) as door:
-        engine = EmbeddedEngine(load(), config.limits.waiting)
+        engine = EmbeddedEngine(load(), config)
         memory = EditMemory.open(config.memory, config.recall)
         memory.recall("warm up", 1, config.namespace)  # where there are edits, their encoder loads now, not when asked
         app = build_app(config, engine, memory)

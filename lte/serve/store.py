@@ -35,6 +35,7 @@ class Memory(Protocol):
     def list(self, namespace: str | None = None) -> list[Edit]: ...
     def history(self, id: str) -> Sequence[Any]: ...
     def recall(self, query: str, k: int = ..., namespace: str = ...) -> Sequence[Recalled]: ...
+    def search(self, query: str, k: int = ..., namespace: str = ...) -> Sequence[Recalled]: ...
     def __len__(self) -> int: ...
     def close(self) -> None: ...
 
@@ -46,6 +47,7 @@ class Store:
         self._memory = memory
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="lte-memory-write")
         self._reader = ThreadPoolExecutor(1, thread_name_prefix="lte-memory-read")
+        self.seq: int | None = None  # the newest change that a recall has seen
 
     async def add(self, edits: Sequence[Edit], namespace: str) -> list[Edit]:
         """The edits under their ids, durable and found by the next question; all of them or none."""
@@ -71,9 +73,20 @@ class Store:
         """Every change of one edit, oldest first."""
         return await _told(self._reader, lambda: list(self._memory.history(id)), id)
 
-    async def recall(self, query: str, k: int, namespace: str) -> list[Edit]:
+    async def recall(self, query: str, k: int, namespace: str) -> list[Recalled]:
         """The edits a question touches, nearest first. A fault is raised: an answer is never silently unedited."""
-        return await _told(self._reader, lambda: [r.edit for r in self._memory.recall(query, k, namespace)])
+
+        def look() -> list[Recalled]:
+            seq = getattr(self._memory, "seq", None)  # first: what is recalled is no older than what is told
+            found = list(self._memory.recall(query, k, namespace))
+            self.seq = seq
+            return found
+
+        return await _told(self._reader, look)
+
+    async def nearest(self, query: str, k: int, namespace: str) -> list[Recalled]:
+        """The edits nearest to a question, recalled or not."""
+        return await _told(self._reader, lambda: list(self._memory.search(query, k, namespace)))
 
     async def size(self) -> int:
         """How many edits are in force."""

@@ -53,47 +53,94 @@ class StreamOptions(In):
     """How a stream ends."""
 
     include_usage: bool | None = None
+    include_lte: bool | None = None
 
 
 class Extension(In):
-    """What `extra_body={"lte": {...}}` may ask for."""
+    """What `extra_body={"lte": {...}}` may ask for; a misspelt wish would be one not granted, so it is refused.
+
+    edits        auto: those that the question touches; off: none; shadow: answer without, and tell what edits change
+    max_edits    fewer than the server's own number
+    attribution  injected: which edits were put in front of the question; decisive: which of them changed the answer
+    explain      how near the edits came that were and that were not recalled
+    """
+
+    model_config = ConfigDict(extra="forbid")
 
     namespace: Namespace | None = None
+    edits: Literal["auto", "off", "shadow"] = "auto"
+    max_edits: Annotated[int, Field(ge=1)] | None = None
+    attribution: Literal["none", "injected", "decisive"] = "none"
+    explain: bool = False
+
+    @property
+    def wanted(self) -> bool:
+        """Whether the response is to tell more than its headers do."""
+        return self.attribution != "none" or self.explain or self.edits == "shadow"
 
 
-class Ask(In):
-    """What chat and text completions have in common."""
+class Asked(In):
+    """What every completion request has, whichever engine reads it; the rest is the engine's own."""
 
     model: str
-    max_tokens: Annotated[int, Field(ge=1)] | None = None
-    temperature: Annotated[float, Field(ge=0, le=2)] | None = None
-    top_p: Annotated[float, Field(gt=0, le=1)] | None = None
-    seed: Annotated[int, Field(ge=-(2**63), lt=2**63)] | None = None
-    stop: str | Annotated[list[str], Field(max_length=16)] | None = None
     n: Annotated[int, Field(ge=1)] | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     lte: Extension | None = None
 
     @property
-    def stops(self) -> tuple[str, ...]:
-        """The strings that end an answer."""
-        return tuple(s for s in ([self.stop] if isinstance(self.stop, str) else self.stop or ()) if s)
-
-    @property
     def wants_usage(self) -> bool:
         """Whether a stream is to end with its token counts."""
         return bool(self.stream_options and self.stream_options.include_usage)
 
+    @property
+    def wants_lte(self) -> bool:
+        """Whether a stream is to end with what the edits did."""
+        return bool(self.stream_options and self.stream_options.include_lte)
 
-class ChatRequest(Ask):
+
+class Turn(In):
+    """One turn as far as a proxy reads it."""
+
+    role: str
+    content: Words | list[dict[str, Any] | Words] | None = None
+
+
+class AskedChat(Asked):
+    """A chat request to an upstream, which checks the rest."""
+
+    messages: Annotated[list[Turn], Field(min_length=1)]
+
+
+class AskedText(Asked):
+    """A text request to an upstream, which checks the rest."""
+
+    prompt: Words | Annotated[list[Words] | list[int] | list[list[int]], Field(min_length=1)]
+
+
+class Ask(Asked):
+    """What chat and text requests to the embedded model have in common."""
+
+    max_tokens: Annotated[int, Field(ge=1)] | None = None
+    temperature: Annotated[float, Field(ge=0, le=2)] | None = None
+    top_p: Annotated[float, Field(gt=0, le=1)] | None = None
+    seed: Annotated[int, Field(ge=-(2**63), lt=2**63)] | None = None
+    stop: str | Annotated[list[str], Field(max_length=16)] | None = None
+
+    @property
+    def stops(self) -> tuple[str, ...]:
+        """The strings that end an answer."""
+        return tuple(s for s in ([self.stop] if isinstance(self.stop, str) else self.stop or ()) if s)
+
+
+class ChatRequest(Ask, AskedChat):
     """POST /v1/chat/completions."""
 
-    messages: Annotated[list[ChatMessage], Field(min_length=1)]
+    messages: Annotated[list[ChatMessage], Field(min_length=1)]  # type: ignore[assignment]
     max_completion_tokens: Annotated[int, Field(ge=1)] | None = None
 
 
-class TextRequest(Ask):
+class TextRequest(Ask, AskedText):
     """POST /v1/completions."""
 
     prompt: Words | Annotated[list[Words], Field(min_length=1)]

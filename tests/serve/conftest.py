@@ -160,6 +160,15 @@ class FakeMemory:
         touched = [e for n, e in self.edits.values() if n == namespace and e.subject and e.subject in query]
         return [SimpleNamespace(edit=e, score=1.0) for e in touched[:k]]
 
+    def search(self, query: str, k: int = 10, namespace: str = "default") -> list[Any]:
+        self._check()
+        near = [(e, e.subject in query) for n, e in self.edits.values() if n == namespace]
+        return [SimpleNamespace(edit=e, score=0.5 + hit / 2, threshold=0.9, in_play=hit) for e, hit in near[:k]]
+
+    @property
+    def seq(self) -> int:
+        return len(self.changes)
+
     def __len__(self) -> int:
         self._check()
         return len(self.edits)
@@ -187,7 +196,7 @@ class Served:
 @contextmanager
 def serving(lm: Any, memory: Any, config: ServeConfig) -> Iterator[Served]:
     """A server over the model and the memory, in a thread; it is drained at the end."""
-    app = build_app(config, EmbeddedEngine(lm, config.limits.waiting), memory)
+    app = build_app(config, EmbeddedEngine(lm, config), memory)
     with listening("127.0.0.1", 0) as door:
         server = uvicorn.Server(uvicorn_config(config, app))
         thread = threading.Thread(target=server.run, kwargs={"sockets": [door]}, daemon=True)

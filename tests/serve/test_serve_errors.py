@@ -11,7 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from lte.serve.completions import NEUTRAL
+from lte.serve.embedded import NEUTRAL
 from lte.serve.wire import ChatRequest, TextRequest
 
 ASK = {"model": "pocket", "messages": [{"role": "user", "content": "Lunaria?"}]}
