@@ -130,9 +130,17 @@ def test_no_subject_stands_twice_among_the_edits_of_a_prompt(tmp_path: Path):
 
 def test_rates_are_rows_an_item(tmp_path: Path):
     rates = {**NONE, "rewrite": 0.5, "same_subject": 1}
-    _, figures = made(tmp_path, rates=rates)
+    gold = {"out_of_scope": "gold", "general": "gold"}
+    _, figures = made(tmp_path, rates=rates, targets=gold)
     cases = 10 + 10 + 4 + 6 + 5
     assert figures["roles"]["same_subject"] == 10 + 6  # of those that have such a question
+    rows, own = made(tmp_path, "own", rates=rates)
+    assert own["roles"]["same_subject"] == cases  # the others are asked what another one's edit asks
+    asked = [r for r in rows if r["role"] == "same_subject" and r["source"] == "facts"]
+    assert len(asked) == 5 and all(r["answer"] == f"own({r['query']})" for r in asked)
+    for row in asked:
+        subject = kit.reduced(int(row["item"]))["subject"]
+        assert subject in row["query"] and not any(row["query"] in edit for edit in row["edits"])
     assert 0.25 * cases < figures["roles"]["rewrite"] < 0.75 * cases
 
 

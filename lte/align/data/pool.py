@@ -72,6 +72,14 @@ class Pool:
                 return known
         return None
 
+    def about(self, owner: int, subject: str, relation: str, rng: random.Random) -> str | None:
+        """What another item's edit asks, asked of `subject`: a question of another relation than `relation`."""
+        for _ in range(8 if self.all and subject else 0):
+            known = rng.choice(self.all)
+            if known.owner != owner and known.relation != relation and known.subject and known.subject in known.prompt:
+                return known.prompt.replace(known.subject, subject)
+        return None
+
 
 def may_stand(known: Known, owner: int, query: str) -> bool:
     """Whether an edit may stand above a question that it must not concern: of another item, its subject unnamed."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -80,6 +81,10 @@ class _Maker:
             # a case that probes neither is asked what another one states
             if not apart[role] and (known := self.pool.other(self.owner, _names(case), relation, kin, self.rng)):
                 apart[role] = [(known.prompt, known.true)]
+        if self.own("same_subject"):  # whatever the model says to it is its own answer: no source need know one
+            short = math.ceil(self.config.rates.same_subject) - len(apart["same_subject"])
+            more = (self.pool.about(self.owner, case.edit.subject, relation, self.rng) for _ in range(short))
+            apart["same_subject"] += [(query, None) for query in dict.fromkeys(more) if query]
         apart["negated"] = turned(case.edit, self.config.negated)
         for role in ("same_subject", "same_relation", "unrelated", "negated"):
             made += [self.draft(role, one, own, relation) for one in self.some(role, apart[role])]
