@@ -69,6 +69,25 @@ def data(
     typer.echo(json.dumps(told, ensure_ascii=False, indent=1))
 
 
+@alignments.command("merge")
+def merge(
+    adapter: Annotated[Path, typer.Argument(help="The adapter's folder, as `lte align` or PEFT wrote it.")],
+    output: Annotated[Path, typer.Option(help="New folder for the whole model, its tokenizer and lte.json.")],
+    model: Annotated[str, typer.Option(metavar="NAME", help="The base; left out: the one the adapter names.")] = "",
+    dtype: Annotated[str, typer.Option(help="Of the merged weights; left out: the base's, as stored.")] = "",
+    device: Annotated[str, typer.Option(help="Where it is computed.")] = "cpu",
+) -> None:
+    """Write an adapter into its base model: a checkpoint that any server loads, with the adapter always on.
+
+    Prints the manifest.
+    """
+    from lte.align.merge import merge as merge_adapter
+    from lte.models.adapter import MANIFEST
+
+    made = merge_adapter(adapter, output, model, dtype, device)
+    typer.echo((made / MANIFEST).read_text(encoding="utf-8"), nl=False)
+
+
 def _encode(config: DataConfig) -> Callable[[Sequence[str]], Any] | None:
     """The memory's own encoder, where near misses are wanted."""
     if not config.rates.near_miss:

@@ -46,6 +46,7 @@ def merge(adapter: str | Path, output: str | Path, model: str = "", dtype: str =
                 raise AlignError(f"{path}: shares its weight with another module, which the merge would change as well")
             a, b = (factor.float() for factor in changes.factors[path])
             weight.copy_((weight.float() + changes.scale * (b @ a)).to(weight.dtype))
+    _refuse_full_disk(output, sum(weight.nbytes for weight in lm.model.parameters()))
     part = output.with_name(f"{output.name}.part")
     shutil.rmtree(part, ignore_errors=True)
     lm.model.save_pretrained(part)
@@ -58,8 +59,20 @@ def merge(adapter: str | Path, output: str | Path, model: str = "", dtype: str =
     return output
 
 
+def _refuse_full_disk(output: Path, wanted: int) -> None:
+    """Raise `AlignError` where weights of so many bytes would not fit beside `output`."""
+    there = next(p for p in output.absolute().parents if p.exists())
+    if (free := shutil.disk_usage(there).free) < wanted:
+        raise AlignError(
+            f"{output}: {free / 1e9:.1f} GB are free, the merged weights take {wanted / 1e9:.1f} GB; name a folder on "
+            "a larger disk, or make room"
+        )
+
+
 def _base(adapter: Path) -> str:
     """The base model that the adapter names: in our manifest, else in PEFT's config."""
+    if not adapter.is_dir():
+        raise AlignError(f"{adapter}: no such folder; give that of an adapter, with adapter_config.json")
     for name, key in ((MANIFEST, "base"), ("adapter_config.json", "base_model_name_or_path")):
         file = adapter / name
         if file.exists() and (found := json.loads(file.read_text(encoding="utf-8")).get(key)):
@@ -68,8 +81,11 @@ def _base(adapter: Path) -> str:
 
 
 def _stored(base: str) -> str:
-    """The dtype of the base's files, by name."""
+    """The dtype of the base's files, by name; of what is no model, `load_model` will say so."""
     from transformers import AutoConfig
 
-    kind = AutoConfig.from_pretrained(str(pocket_home()) if base == POCKET else base).dtype
+    try:
+        kind = AutoConfig.from_pretrained(str(pocket_home()) if base == POCKET else base).dtype
+    except (OSError, ValueError):
+        return "auto"
     return str(kind).removeprefix("torch.") if kind else "float32"

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import json
+import logging
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file
+from typer.testing import CliRunner
 
 from lte.align.dataset import AlignError
 from lte.align.merge import merge
+from lte.cli import app
 from lte.models import LM, load_model
 
 peft = pytest.importorskip("peft", reason="alignment needs the extra: pip install 'lte[align]'")
@@ -89,3 +94,56 @@ def test_a_merge_is_refused_by_name_and_leaves_nothing(base: Path, tmp_path: Pat
     with pytest.raises(AlignError, match="not empty; name a new folder"):
         merge(adapter, tmp_path / "full", model=str(base))
     assert (tmp_path / "full/file").read_text() == "mine"
+
+
+# --- the command ------------------------------------------------------------------------------------------------------
+
+
+def run(*arguments: str | Path) -> Any:
+    return CliRunner().invoke(app, ["align", "merge", *map(str, arguments)])
+
+
+def test_the_command_merges_and_prints_the_manifest(base: Path, tmp_path: Path):
+    adapter = adapter_of(base, tmp_path / "adapter")
+    (adapter / "lte.json").write_text(json.dumps({"template": "lte-1", "base": str(base)}))
+    result = run(adapter, "--output", tmp_path / "deep" / "merged", "--dtype", "bfloat16", "--device", "cpu")
+    assert result.exit_code == 0, result.stderr
+    told = json.loads(result.stdout)
+    assert told["template"] == "lte-1" and told["merged"] == {"adapter": str(adapter), "base": str(base)}
+    stored = load_file(tmp_path / "deep/merged/model.safetensors")
+    assert {weight.dtype for weight in stored.values()} == {torch.bfloat16}
+    assert json.loads((tmp_path / "deep/merged/lte.json").read_text()) == told
+
+
+def test_the_command_refuses_in_one_message(base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    adapter = adapter_of(base, tmp_path / "adapter")
+    (adapter / "lte.json").write_text(json.dumps({"template": "lte-1"}))
+    config = json.loads((adapter / "adapter_config.json").read_text())
+    (adapter / "adapter_config.json").write_text(json.dumps({**config, "base_model_name_or_path": None}))
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full/file").write_text("mine")
+    new, named = ("--output", tmp_path / "merged"), ("--model", base)
+    for arguments, told in (
+        ((adapter, "--output", tmp_path / "full", *named), "not empty; name a new folder"),
+        ((adapter, *new), "names no base model; give one"),
+        ((tmp_path / "gone", *new), "gone: no such folder"),
+        ((adapter, *new, *named, "--dtype", "float17"), "'float17': no such dtype"),
+        ((adapter, *new, "--model", tmp_path / "full"), "holds no tokenizer"),
+    ):
+        result = run(*arguments)
+        assert result.exit_code == 2 and told in result.stderr and result.stderr.count("\n") == 1, result.stderr
+    assert not list(tmp_path.glob("merged*")) and (tmp_path / "full/file").read_text() == "mine"
+    monkeypatch.setattr("shutil.disk_usage", lambda path: SimpleNamespace(free=10_000))
+    result = run(adapter, *new, *named)
+    assert result.exit_code == 2 and "merged: 0.0 GB are free, the merged weights take 0.0 GB" in result.stderr
+    assert not list(tmp_path.glob("merged*"))  # nothing was written
+    assert run(adapter, *new).exit_code == 2
+
+
+def test_an_adapter_of_other_weights_is_told(base: Path, tiny_lm: LM, tmp_path: Path, caplog: pytest.LogCaptureFixture):
+    adapter = adapter_of(base, tmp_path / "adapter")
+    for base_sha256, warned in ((tiny_lm.weight_hash(), False), ("0" * 64, True)):
+        (adapter / "lte.json").write_text(json.dumps({"base": str(base), "base_sha256": base_sha256}))
+        with caplog.at_level(logging.WARNING, "lte"):
+            assert run(adapter, "--output", tmp_path / f"merged-{warned}").exit_code == 0
+        assert (f"{adapter} was trained on other weights than those of {base}" in caplog.text) is warned
