@@ -24,6 +24,7 @@ class Shape:
     parameters: int  # without the adapter's
     trained: int  # the adapter's, or all
     linear: int  # in the linear layers of the blocks: what QLoRA keeps in 4 bits
+    tables: int  # in the embeddings and the output projection, once where these are one
     largest: int  # of one module: what ZeRO-3 gathers at once
     adapted: int  # modules with an adapter
     layers: int
@@ -65,6 +66,7 @@ def shape_of(config: Any, t: TrainSettings) -> Shape:
         model = AutoModelForCausalLM.from_config(config)
     text = config.get_text_config(decoder=True)
     head = model.get_output_embeddings()
+    tables = {m.weight for m in (model.get_input_embeddings(), head)}
     linear = [m for m in model.modules() if isinstance(m, torch.nn.Linear) and m is not head]
     total = sum(p.numel() for p in model.parameters())
     largest = max(sum(p.numel() for p in m.parameters(recurse=False)) for m in model.modules())
@@ -83,6 +85,7 @@ def shape_of(config: Any, t: TrainSettings) -> Shape:
         parameters=total,
         trained=trained,
         linear=sum(m.weight.numel() for m in linear),
+        tables=sum(w.numel() for w in tables),
         largest=largest,
         adapted=adapted,
         layers=text.num_hidden_layers,
@@ -174,13 +177,16 @@ def _offloaded(zero: Mapping[str, Any], name: str) -> bool:
     return str((zero.get(name) or {}).get("device", "none")) != "none"
 
 
-def flops(shape: Shape, t: TrainSettings, tokens: int) -> float:
+def flops(shape: Shape, t: TrainSettings, tokens: int, learned: int | None = None) -> float:
     """Of training on so many tokens: 2 a parameter forward, 4 backward (arXiv:2001.08361, section 2.1).
 
-    Frozen weights need no gradient of their own, 2 less; checkpointing goes forward twice, 2 more. Attention's own
-    products are left out: a few per cent at these lengths.
+    Frozen weights need no gradient of their own, 2 less; checkpointing goes forward through the blocks twice, 2 more.
+    The embeddings are looked up, not multiplied. The output projection is for the tokens that carry loss, `learned`, as
+    TRL has it on a GPU; `None`: for all. Attention's own products are left out: a few per cent at these lengths.
     """
-    return tokens * shape.parameters * (6.0 - 2 * (t.method != "full") + 2 * t.gradient_checkpointing)
+    each = 6.0 - 2 * (t.method != "full")
+    blocks = tokens * (shape.parameters - shape.tables) * (each + 2 * t.gradient_checkpointing)
+    return blocks + (tokens if learned is None else learned) * shape.vocabulary * shape.hidden * each
 
 
 def plan(shape: Shape, t: TrainSettings, lengths: list[int], gpus: int = 1) -> dict[str, float]:

@@ -37,6 +37,10 @@ def test_llama_3_8b_is_counted_without_a_weight(llama: Shape):
     assert llama.parameters == 32 * block + 2 * 128256 * 4096 + 4096 == 8_030_261_248
     adapter = 16 * ((4096 + 4096) * 2 + (4096 + 1024) * 2 + (4096 + 14336) * 3)
     assert llama.trained == 32 * adapter == 41_943_040 and llama.adapted == 32 * 7
+    assert llama.tables == 2 * 128256 * 4096
+    small = {"hidden_size": 64, "intermediate_size": 112, "num_hidden_layers": 1, "num_attention_heads": 4}
+    tied = LlamaConfig(**small, vocab_size=50, tie_word_embeddings=True)
+    assert shape_of(tied, TrainSettings()).tables == 50 * 64
     assert llama.linear == 32 * (block - 2 * 4096) and llama.largest == 128256 * 4096
     assert (llama.query, llama.keys, llama.mlp) == (4096, 1024, 14336)
     assert shape_of(LLAMA_8B, FULL).trained == llama.parameters
@@ -188,8 +192,10 @@ def test_steps_tokens_and_arithmetic_by_hand(llama: Shape):
     t = TrainSettings(method="full", batch_size=2, accumulation=4, epochs=3, max_length=100)
     made = plan(llama, t, [50] * 30 + [300] * 2, gpus=2)
     assert made["rows_a_step"] == 16 and made["steps"] == 6 and made["tokens"] == 3 * (30 * 50 + 2 * 100)
-    assert made["exaflops"] == pytest.approx(6 * 8_030_261_248 * 5100 / 1e18)
-    assert made["gpu_hours_at_400_tflops"] == pytest.approx(6 * 8_030_261_248 * 5100 / 400e12 / 3600)
+    multiplied = 8_030_261_248 - 128256 * 4096  # an embedding is looked up
+    assert made["exaflops"] == pytest.approx(6 * multiplied * 5100 / 1e18)
+    assert made["gpu_hours_at_400_tflops"] == pytest.approx(6 * multiplied * 5100 / 400e12 / 3600)
     assert plan(llama, t.model_copy(update={"max_steps": 2}), [50] * 32, gpus=2)["tokens"] == 2 * 16 * 50
-    assert flops(llama, TrainSettings(), 10) == 4 * 10 * llama.parameters
-    assert flops(llama, TrainSettings(gradient_checkpointing=True), 10) == 6 * 10 * llama.parameters
+    blocks, head = 8_030_261_248 - 2 * 128256 * 4096, 128256 * 4096
+    assert flops(llama, TrainSettings(), 10) == 4 * 10 * (blocks + head)
+    assert flops(llama, TrainSettings(gradient_checkpointing=True), 10, learned=3) == 6 * 10 * blocks + 4 * 3 * head
