@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 import re
 import unicodedata
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
+T = TypeVar("T")
 MAX_BYTES = 2048  # of one field of an edit
 CONTROL = re.compile(
     r"<\|[^|<>]{1,64}\|>"  # Llama-3, Qwen, GPT: <|eot_id|>, <|im_start|>, <|endoftext|>
@@ -180,17 +181,27 @@ def _row(value: Any) -> Any:
 
 def read_edits(path: str | Path) -> list[Edit]:
     """Every edit of a JSONL file; an unreadable line is an `EditError` that names file, line and field."""
-    return [_at(path, n, edit_from, row) for n, row in _rows(path)]
+    return read_jsonl(path, edit_from)
 
 
 def read_cases(path: str | Path) -> list[Case]:
     """Every case of a JSONL file; an unreadable line is an `EditError` that names file, line and field."""
-    return [_at(path, n, case_from, row) for n, row in _rows(path)]
+    return read_jsonl(path, case_from)
+
+
+def read_jsonl(path: str | Path, read: Callable[[dict[str, Any]], T]) -> list[T]:
+    """What `read` makes of each object of a JSONL file; its `EditError` then names file and line as well."""
+    return [_at(path, n, read, row) for n, row in _rows(path)]
 
 
 def write_jsonl(path: str | Path, values: Iterable[Edit | Case]) -> None:
     """Write edits or cases, one JSON object a line."""
-    lines = (json.dumps(row_of(v), ensure_ascii=False) + "\n" for v in values)
+    write_rows(path, map(row_of, values))
+
+
+def write_rows(path: str | Path, rows: Iterable[dict[str, Any]]) -> None:
+    """Write JSON objects, one a line."""
+    lines = (json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
     Path(path).write_text("".join(lines), encoding="utf-8")
 
 
@@ -210,7 +221,7 @@ def _rows(path: str | Path) -> Iterator[tuple[int, dict[str, Any]]]:
             yield n, row
 
 
-def _at(path: str | Path, line: int, read: Any, row: dict[str, Any]) -> Any:
+def _at(path: str | Path, line: int, read: Callable[[dict[str, Any]], T], row: dict[str, Any]) -> T:
     try:
         return read(row)
     except EditError as error:

@@ -3,20 +3,29 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterable, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 from pydantic import Field
 
 from lte.config import Config
-from lte.edits import Edit, EditError, checked, read_edits, write_jsonl
+from lte.edits import Edit, EditError, checked, read_jsonl, write_rows
+from lte.memory import signing, validity
+from lte.memory.change import Change
+from lte.memory.conflicts import Alike, Conflict
 from lte.memory.encoder import Encoder, SentenceTransformerEncoder, checked_vectors
 from lte.memory.fault import MemoryFault
 from lte.memory.gate import Thresholds, query_views
-from lte.memory.index import Hit, Index
+from lte.memory.index import ACTIVE, Hit, Index
 from lte.memory.mirror import Mirror
-from lte.memory.store import Change, Draft, Store, unknown
+from lte.memory.past import Past
+from lte.memory.record import LOCAL, Author, Record, State, record_from, record_row
+from lte.memory.signing import Checkpoint
+from lte.memory.store import Store, unknown
+from lte.memory.writer import KIND, OnConflict, Writer
 
 NAMESPACE = "default"
 
@@ -30,6 +39,9 @@ class MemoryConfig(Config):
     threshold: float = Field(0.94, ge=-1, le=1)  # the edit has a subject and the query does not mention it
     mention_threshold: float = Field(0.5, ge=-1, le=1)  # the query mentions the edit's subject or an alias
     free_threshold: float = Field(0.8, ge=-1, le=1)  # the edit has no subject
+    conflict_threshold: float = Field(0.85, ge=-1, le=1)  # two prompts without their subject ask for the same
+    duplicate_threshold: float = Field(0.97, ge=-1, le=1)  # two statements, one without a subject, say the same
+    key_file: str | None = None  # private key that signs checkpoints; none: PATH.key, made with the first one
     lock_timeout: float = Field(5.0, ge=0)  # seconds to wait while another process writes
     index_file: bool = True  # keep the vectors in PATH.index between runs; a large memory then opens faster
 
@@ -62,16 +74,30 @@ Changes = list[Change]
 Recall = list[Recalled]
 Recalls = list[Recall]
 Faults = list[str]
+Records = list[Record]
+Conflicts = list[Conflict]
 
 
 class EditMemory:
     """Edits in a log on disk, searchable. `open` makes one; safe for several threads and several processes."""
 
-    def __init__(self, store: Store, config: MemoryConfig, encoder: Encoder) -> None:
+    def __init__(
+        self,
+        store: Store,
+        config: MemoryConfig,
+        encoder: Encoder,
+        clock: Callable[[], datetime] = validity.now,
+    ) -> None:
         self.config, self.encoder = config, encoder
-        file = Path(store.path + ".index") if config.index_file and store.path != ":memory:" else None
-        self._store, self._mirror = store, Mirror(store, encoder, file)
-        self._writing = threading.RLock()  # threads take turns here rather than at the file's lock, which is not fair
+        on_disk = store.path != ":memory:"
+        self._store, self._clock = store, clock
+        self._mirror = Mirror(store, encoder, Path(store.path + ".index") if config.index_file and on_disk else None)
+        self._past = Past(store, clock)
+        self._writing = threading.RLock()
+        alike = Alike(config.conflict_threshold, config.duplicate_threshold)
+        self._writer = Writer(store, self._mirror, encoder, alike, self._writing, self._check_open)
+        key = config.key_file or (store.path + ".key" if on_disk else None)
+        self._signer = signing.Signer(Path(key)) if key else None
         self._closed = False
 
     @classmethod
@@ -81,20 +107,22 @@ class EditMemory:
         config: MemoryConfig | None = None,
         encoder: Encoder | None = None,
         rebuild: bool = False,
+        clock: Callable[[], datetime] = validity.now,
     ) -> EditMemory:
         """The memory in a database file (made where there is none), or one that lives as long as the process.
 
         encoder  in place of the one that the config names
         rebuild  encode every edit anew: for a memory that was written with another encoder, or whose vectors are lost
+        clock    what time it is, aware: records become valid and expire by it without any write
         """
         config = config or MemoryConfig()
-        store = Store(path, config.lock_timeout)
+        store = Store(path, config.lock_timeout, clock)
         try:
             stands = store.encoder()
             if encoder is None:
                 name = stands[0] if stands and config.encoder == "auto" and not rebuild else config.encoder
                 encoder = SentenceTransformerEncoder(name, config.device, config.batch_size)
-            memory = cls(store, config, encoder)
+            memory = cls(store, config, encoder, clock)
             if rebuild:
                 memory.rebuild()
             else:
@@ -104,77 +132,301 @@ class EditMemory:
             store.close()
             raise
 
-    def add(self, edit: Edit, namespace: str = NAMESPACE) -> Edit:
-        """The edit under the id it was given; on disk and searchable when this returns."""
-        return self.add_many([edit], namespace)[0]
+    # --- writing: durable, and searched by every reader, once a call returns -----------------------------------------
 
-    def add_many(self, edits: Iterable[Edit], namespace: str = NAMESPACE) -> Edits:
+    def add(
+        self,
+        edit: Edit,
+        namespace: str = NAMESPACE,
+        *,
+        by: Author = LOCAL,
+        on_conflict: OnConflict = "coexist",
+        **more: Any,
+    ) -> Edit:
+        """The edit under the id it was given; on disk and searchable when this returns.
+
+        more         keys, valid_from, valid_until, state, tests of its `Record`
+        on_conflict  where it contradicts or repeats others: "refuse" raises `ConflictFault`, "coexist" lets them be (of
+                     edits with one subject and prompt the one written last is recalled), "supersede" takes their place
+        """
+        return self.add_records([Record("", namespace, _edit(edit), **more)], by=by, on_conflict=on_conflict)[0].edit
+
+    def add_many(
+        self,
+        edits: Iterable[Edit],
+        namespace: str = NAMESPACE,
+        *,
+        by: Author = LOCAL,
+        on_conflict: OnConflict = "coexist",
+    ) -> Edits:
         """The edits under their ids: all are written, or none."""
-        edits, namespace = [_edit(e) for e in edits], _namespace(namespace)
-        encoded = self._mirror.encode(edits)
-        return self._write([Draft("add", namespace, e, None, v) for e, v in zip(edits, encoded)])
+        records = [Record("", _namespace(namespace), _edit(e)) for e in edits]
+        return [record.edit for record in self.add_records(records, by=by, on_conflict=on_conflict)]
 
-    def update(self, id: str, edit: Edit) -> Edit:
-        """The edit in place of the one that `id` stood for."""
-        [encoded] = self._mirror.encode([_edit(edit)])
-        return self._write([Draft("update", "", edit, id, encoded)])[0]
+    def add_records(
+        self, records: Iterable[Record], *, by: Author = LOCAL, on_conflict: OnConflict = "coexist"
+    ) -> Records:
+        """New records under ids of their own, whatever id they came with: all are written, or none."""
+        self._check_open()
+        found = list(records)
+        for record in found:
+            _namespace(record.namespace)
+        return self._writer.add(found, by, on_conflict) if found else []
 
-    def delete(self, id: str) -> None:
-        """Take the edit out of force; the log keeps what it was."""
-        self._write([Draft("delete", "", None, id)])
+    def update(
+        self,
+        id: str,
+        edit: Edit,
+        *,
+        by: Author = LOCAL,
+        expected: int | None = None,
+        on_conflict: OnConflict = "coexist",
+    ) -> Edit:
+        """The edit in place of the one that `id` stood for; its keys, validity, state and tests stay."""
+        return self.change(id, by=by, expected=expected, on_conflict=on_conflict, edit=_edit(edit)).edit
 
-    def get(self, id: str) -> Edit:
-        """The edit in force under `id`."""
-        entry = self._index().get(id)
-        if entry is None:
-            raise unknown(self._store.path, id)
-        return entry.edit
+    def change(
+        self,
+        id: str,
+        *,
+        by: Author = LOCAL,
+        expected: int | None = None,
+        on_conflict: OnConflict = "coexist",
+        **fields: Any,
+    ) -> Record:
+        """The record with other values of edit, keys, valid_from, valid_until, state or tests.
 
-    def list(self, namespace: str | None = None) -> Edits:
-        """The edits in force, of one namespace or of all, in the order in which they were added."""
-        return [entry.edit for entry in self._index().entries(namespace)]
+        expected  the record's `seq` that the caller saw; where it was changed since, `Outdated` is raised
+        """
+        return self._writer.change(id, fields, by, expected, on_conflict, "update")
+
+    def set_state(
+        self,
+        id: str,
+        state: State,
+        *,
+        by: Author = LOCAL,
+        expected: int | None = None,
+        on_conflict: OnConflict = "coexist",
+    ) -> Record:
+        """The record in another state: only an active one is recalled."""
+        kind = KIND.get(state, str(state))
+        return self._writer.change(id, {"state": state}, by, expected, on_conflict, kind)
+
+    def supersede(
+        self,
+        id: str,
+        edit: Edit,
+        *,
+        by: Author = LOCAL,
+        expected: int | None = None,
+        on_conflict: OnConflict = "coexist",
+        **more: Any,
+    ) -> Record:
+        """A new record in the place of the one under `id`, both changes in one write.
+
+        Without `valid_from` it takes over at once and the old one is disabled; else the old holds until then.
+        """
+        return self._writer.supersede(id, Record("", NAMESPACE, _edit(edit), **more), by, expected, on_conflict)
+
+    def delete(self, id: str, *, by: Author = LOCAL, expected: int | None = None) -> None:
+        """Take the edit away; the log keeps what it was."""
+        self._writer.delete([id], by, expected)
+
+    def delete_many(self, ids: Iterable[str], *, by: Author = LOCAL) -> None:
+        """Take edits away: all of them, or none."""
+        self._writer.delete(list(ids), by, None)
+
+    def rollback(
+        self,
+        to: int | datetime | None = None,
+        ids: Iterable[str] | None = None,
+        batch: int | None = None,
+        *,
+        by: Author = LOCAL,
+    ) -> Changes:
+        """Write again what was: everything as it was at `to` (only `ids`, where given), or undo the last change of each
+        of `ids`, or undo the write whose changes have the number `batch`. The log keeps what is rolled back.
+
+        Raises `Outdated` where a record of the batch was changed by a later write.
+        """
+        self._check_open()
+        ids, then, seen = self._past.target(to, None if ids is None else list(ids), batch)
+        return self._writer.restore(ids, then, by, seen)
+
+    # --- reading -----------------------------------------------------------------------------------------------------
+
+    def get(self, id: str, as_of: int | datetime | None = None) -> Edit:
+        """The edit under `id`, whatever its state; as it is, or as it was after a change or at a moment."""
+        return self.record(id, as_of).edit
+
+    def record(self, id: str, as_of: int | datetime | None = None) -> Record:
+        """The whole record under `id`; as it is, or as it was after a change or at a moment."""
+        if as_of is None:
+            return self._writer.current(self._index(), id)
+        self._check_open()
+        for change in self._store.standing(self._past.resolve(as_of).seq, [id]):
+            if change.record is not None:
+                return change.record
+        raise unknown(self._store.path, id)
+
+    def list(self, namespace: str | None = None, as_of: int | datetime | None = None) -> Edits:
+        """The edits that are not deleted, of one namespace or of all, in the order in which they were added."""
+        return [record.edit for record in self.records(namespace, as_of)]
+
+    def records(
+        self,
+        namespace: str | None = None,
+        as_of: int | datetime | None = None,
+        states: Collection[State] | None = None,
+    ) -> Records:
+        """The whole records that are not deleted, all or those in some states, in the order of adding."""
+        if as_of is None:
+            found = [entry.record for entry in self._index().entries(namespace)]
+        else:
+            self._check_open()
+            there = sorted(self._store.standing(self._past.resolve(as_of).seq), key=lambda c: (len(c.id), c.id))
+            found = [change.record for change in there if namespace in (None, change.namespace)]
+        return [record for record in found if record is not None and (states is None or record.state in states)]
 
     def namespaces(self) -> dict[str, int]:
-        """How many edits are in force in each namespace."""
+        """How many edits there are in each namespace."""
         found: dict[str, int] = {}
         for entry in self._index().entries():
             found[entry.namespace] = found.get(entry.namespace, 0) + 1
         return found
+
+    @property
+    def seq(self) -> int:
+        """Number of the newest change; 0 where there is none."""
+        self._check_open()
+        return self._store.last()
 
     def history(self, id: str) -> Changes:
         """Everything that happened to the edit, in order."""
         self._check_open()
         return self._store.history(id)
 
-    def recall(self, query: str, k: int = 3, namespace: str = NAMESPACE) -> Recall:
-        """At most k edits that the query touches: those it mentions first, then by similarity; often none."""
-        return self.recall_many([query], k, namespace)[0]
+    def changes(self, after: int = 0, count: int | None = None) -> Changes:
+        """What was changed behind number `after`, in order, all or at most so many changes."""
+        self._check_open()
+        return self._store.changes(after, count)
 
-    def recall_many(self, queries: Sequence[str], k: int = 3, namespace: str = NAMESPACE) -> Recalls:
+    def conflicts(self, edit: Edit, namespace: str = NAMESPACE, *, but: Iterable[str] = (), **more: Any) -> Conflicts:
+        """The active records that an edit would contradict or repeat at a time at which both hold; nothing is written.
+
+        more  valid_from and valid_until of the edit; but: ids that do not count, such as the one it is to replace
+        """
+        return self._writer.conflicts(Record("", _namespace(namespace), _edit(edit), **more), self._index(), but)
+
+    def recall(
+        self,
+        query: str,
+        k: int = 3,
+        namespace: str = NAMESPACE,
+        *,
+        as_of: int | datetime | None = None,
+        states: Collection[State] = ACTIVE,
+    ) -> Recall:
+        """At most k edits that the query touches: those it mentions first, then by similarity; often none.
+
+        Active ones that are valid now; with `as_of` those that were after a change (at its time) or at a moment. A
+        moment to come shows what is scheduled.
+        """
+        return self.recall_many([query], k, namespace, as_of=as_of, states=states)[0]
+
+    def recall_many(
+        self,
+        queries: Sequence[str],
+        k: int = 3,
+        namespace: str = NAMESPACE,
+        *,
+        as_of: int | datetime | None = None,
+        states: Collection[State] = ACTIVE,
+    ) -> Recalls:
         """`recall` of each query; they are encoded and searched together."""
-        return self._search(queries, k, namespace, all_scores=False)
+        return self._search(queries, k, namespace, False, as_of, states)
 
-    def search(self, query: str, k: int = 10, namespace: str = NAMESPACE) -> Recall:
+    def search(
+        self,
+        query: str,
+        k: int = 10,
+        namespace: str = NAMESPACE,
+        *,
+        as_of: int | datetime | None = None,
+        states: Collection[State] = ACTIVE,
+    ) -> Recall:
         """The k nearest edits with score and threshold, those in play first: why an edit was recalled, or was not."""
-        return self._search([query], k, namespace, all_scores=True)[0]
+        return self._search([query], k, namespace, True, as_of, states)[0]
 
     def export_jsonl(self, path: str | Path, namespace: str | None = None) -> int:
-        """Write the edits in force, one JSON object a line; returns how many."""
-        edits = self.list(namespace)
+        """Write the records that are not deleted, one JSON object a line; returns how many.
+
+        A record that is no more than its edit is written as the edit.
+        """
+        records = self.records(namespace)
         try:
-            write_jsonl(path, edits)
+            write_rows(path, map(record_row, records))
         except OSError as error:
             raise MemoryFault(f"{path}: cannot be written ({error.strerror}); name another file") from error
-        return len(edits)
+        return len(records)
 
-    def import_jsonl(self, path: str | Path, namespace: str = NAMESPACE) -> Edits:
-        """The edits of a file as `export_jsonl` writes it, added under new ids: all of them, or none."""
-        return self.add_many(read_edits(path), namespace)
+    def import_jsonl(
+        self,
+        path: str | Path,
+        namespace: str = NAMESPACE,
+        *,
+        by: Author = LOCAL,
+        on_conflict: OnConflict = "coexist",
+    ) -> Edits:
+        """The records of a file as `export_jsonl` writes it, added under new ids: all of them, or none."""
+        records = read_records(path, _namespace(namespace))
+        return [record.edit for record in self.add_records(records, by=by, on_conflict=on_conflict)]
 
-    def verify(self) -> Faults:
-        """What is wrong with the memory, one line each: a damaged file, an index that the log does not make."""
+    # --- what it rests on --------------------------------------------------------------------------------------------
+
+    def checkpoint(self) -> Checkpoint:
+        """The state of the log, signed by this memory's key and kept beside it; the key is made where there is none."""
         self._check_open()
-        return self._store.check() + self._mirror.differences()
+        if self._signer is None:
+            raise MemoryFault("a memory in this process has no key; name one: key_file")
+        (seq, digest), kept = self._store.head(), self._store.checkpoints()
+        key = self._signer.public_key()
+        if found := next((c for c in kept if (c.seq, c.digest, c.public_key) == (seq, digest, key)), None):
+            return found
+        made = self._signer.sign(self._store.memory_id, seq, digest, self._clock().isoformat(timespec="seconds"))
+        self._store.keep(made)
+        return made
+
+    def anchor(self, path: str | Path) -> Checkpoint:
+        """Add a checkpoint to a file to be kept elsewhere: only against it does a rewrite of everything show."""
+        made = self.checkpoint()
+        signing.write_anchor(Path(path), made)
+        return made
+
+    def public_key(self) -> str:
+        """The key that checks this memory's checkpoints, as PEM."""
+        if self._signer is None:
+            raise MemoryFault("a memory in this process has no key; name one: key_file")
+        return self._signer.public_pem()
+
+    def verify(self, anchor: str | Path | None = None, public_key: str | None = None) -> Faults:
+        """What is wrong with the memory, one line each: a damaged file, a log or checkpoint that was tampered with, an
+        index that the log does not make.
+
+        anchor      a file that `anchor` wrote: also a log that was rewritten as a whole is found
+        public_key  PEM of the only key whose signatures count; else the anchor's, else the memory's own key
+        """
+        self._check_open()
+        faults, digests = self._store.check()
+        kept, memory = self._store.checkpoints(), self._store.memory_id
+        anchored = [] if anchor is None else signing.read_anchor(Path(anchor))
+        own = self._signer.public_key() if self._signer else None
+        trusted = {c.public_key for c in anchored} or ({own} if own else set())
+        if public_key is not None:
+            trusted = {signing.public_key_of(public_key)}
+        told = [*faults, *signing.untrue(memory, digests, [*dict.fromkeys([*kept, *anchored])], trusted)]
+        return [*told, *signing.absent(anchored, kept), *self._mirror.differences()]
 
     def rebuild(self) -> None:
         """Encode every edit in force anew, with this memory's encoder, and build the index from that."""
@@ -199,12 +451,23 @@ class EditMemory:
     def __exit__(self, *error: object) -> None:
         self.close()
 
-    def _search(self, queries: Sequence[str], k: int, namespace: str, all_scores: bool) -> Recalls:
+    def _search(
+        self,
+        queries: Sequence[str],
+        k: int,
+        namespace: str,
+        all_scores: bool,
+        as_of: int | datetime | None,
+        states: Collection[State],
+    ) -> Recalls:
         if isinstance(queries, str) or not all(isinstance(q, str) for q in queries):
             raise MemoryFault(f"queries: got {queries!r:.80}; wanted a list of texts")
         if k < 1:
             raise MemoryFault(f"k: got {k}; wanted how many edits to recall at most, 1 or more")
-        index = self._index()
+        index, at = self._index(), self._clock()
+        if as_of is not None:
+            moment = self._past.resolve(as_of)
+            index, at = self._mirror.past(moment.seq), moment.at
         texts = [query_views(q) for q in queries]
         flat = list(dict.fromkeys(t for views_ in texts for t in views_))
         if not flat or not len(index):  # nothing to compare: the encoder need not even be loaded
@@ -219,22 +482,13 @@ class EditMemory:
             k,
             self.config.thresholds,
             all_scores,
+            validity.ticks(validity.moment("clock", at)),
+            states,
         )
         found: Recalls = [[] for _ in queries]
         for i, of_query in zip(asked, hits):
             found[i] = [_recalled(hit) for hit in of_query]
         return found
-
-    def _write(self, drafts: Sequence[Draft]) -> Edits:
-        if not drafts:
-            return []
-        with self._writing:
-            self._check_open()
-            if self._store.encoder() is None:
-                self._store.encode_with(self.encoder.id, self.encoder.dim, {})
-            changes = self._store.append(drafts, self.encoder.id)
-            self._mirror.index()  # acknowledged only once it is searchable
-        return [change.edit for change in changes if change.edit is not None]
 
     def _index(self) -> Index:
         self._check_open()
@@ -243,6 +497,11 @@ class EditMemory:
     def _check_open(self) -> None:
         if self._closed:
             raise MemoryFault(f"{self._store.path}: this memory was closed; open it again")
+
+
+def read_records(path: str | Path, namespace: str) -> Records:
+    """The records of a JSONL file of records or edits; an `EditError` names file and line."""
+    return read_jsonl(path, lambda row: replace(record_from(row, namespace), supersedes=None))  # of another memory
 
 
 def _recalled(hit: Hit) -> Recalled:

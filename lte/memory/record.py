@@ -36,6 +36,9 @@ class Author:
             raise EditError("actor: empty; say who makes the change")
 
 
+LOCAL = Author()  # nobody said who
+
+
 @dataclass(frozen=True)
 class EditTest:
     """A question that belongs to an edit, and what has to be true of the answer.

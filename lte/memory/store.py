@@ -2,84 +2,49 @@
 
 from __future__ import annotations
 
-import json
 import threading
 import uuid
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
-from datetime import datetime, timezone
+from dataclasses import replace
+from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-import numpy as np
 import sqlalchemy as sa
 from sqlalchemy.pool import StaticPool
 
-from lte.edits import Edit, EditError, edit_from, row_of
+from lte.memory import audit, validity
+from lte.memory.change import Change, Draft, changes_from, row_from, written
 from lte.memory.encoder import Vectors
 from lte.memory.fault import MemoryFault, UnknownEdit
+from lte.memory.migration import migrate
+from lte.memory.record import Author
+from lte.memory.signing import Checkpoint
+from lte.memory.tables import SCHEMA, TRIGGERS, checkpoints, events, meta, tables, vector_row, vectors, vectors_of
 
-SCHEMA = 1
-KINDS = ("add", "update", "delete")
 SOME = 500  # values in one IN (...): below the limit of every SQLite in use
 
-_tables = sa.MetaData()
-_meta = sa.Table(
-    "meta", _tables, sa.Column("key", sa.Text, primary_key=True), sa.Column("value", sa.Text, nullable=False)
-)
-_events = sa.Table(
-    "events",
-    _tables,
-    sa.Column("seq", sa.Integer, primary_key=True, autoincrement=False),  # 1, 2, 3, ... without gaps
-    sa.Column("id", sa.Text, nullable=False, index=True),
-    sa.Column("kind", sa.Text, nullable=False),
-    sa.Column("namespace", sa.Text, nullable=False),
-    sa.Column("time", sa.Text, nullable=False),
-    sa.Column("edit", sa.Text),  # JSON; none where the edit was deleted
-)
-_vectors = sa.Table(  # a cache, in the same transaction as its event: the index is built without encoding again
-    "vectors",
-    _tables,
-    sa.Column("seq", sa.Integer, sa.ForeignKey("events.seq"), primary_key=True),
-    sa.Column("encoder", sa.Text, primary_key=True),
-    sa.Column("views", sa.LargeBinary, nullable=False),  # (n, dim) float32, little-endian, row after row
-)
-_TRIGGERS = [
-    f"CREATE TRIGGER events_no_{verb} BEFORE {verb.upper()} ON events "
-    f"BEGIN SELECT RAISE(ABORT, 'the log is append-only'); END"
-    for verb in ("update", "delete")
-]
+
+class Stale(Exception):
+    """The log moved on between reading and writing: read again."""
 
 
-@dataclass(frozen=True)
-class Change:
-    """One line of the log: at `time`, the edit `id` was added, updated (to `edit`) or deleted (`edit` is None)."""
+class _End(NamedTuple):
+    """The newest change: its number, its digest and when it was made."""
 
     seq: int
-    id: str
-    kind: str
-    namespace: str
-    time: str
-    edit: Edit | None
-
-
-@dataclass(frozen=True)
-class Draft:
-    """A change to be written; without an id it is given one."""
-
-    kind: str
-    namespace: str
-    edit: Edit | None
-    id: str | None = None
-    views: Vectors | None = None
+    digest: str
+    at: datetime
 
 
 class Store:
     """The log of one database file, or of one process where `path` is ":memory:"."""
 
-    def __init__(self, path: str | Path, lock_timeout: float = 5.0) -> None:
-        self.path, self.lock_timeout = str(path), lock_timeout
+    def __init__(
+        self, path: str | Path, lock_timeout: float = 5.0, clock: Callable[[], datetime] = validity.now
+    ) -> None:
+        self.path, self.lock_timeout, self.clock = str(path), lock_timeout, clock
         in_process = self.path == ":memory:"
         # one connection cannot hold two transactions: in process, threads take turns; on file, each has its own
         self._turn: Any = threading.RLock() if in_process else nullcontext()
@@ -90,70 +55,100 @@ class Store:
         sa.event.listen(self._engine, "begin", _on_begin)
         try:
             with self.reading() as db:  # a reader waits for nobody
-                ready = self._is_ours(db)
+                ready = self._schema(db) == SCHEMA
             if not ready:
                 with self.writing() as db:
-                    self._make(db)
+                    self._make_or_migrate(db)
             with self.reading() as db:
                 self.memory_id = str(self._meta(db, "memory"))
         except BaseException:
             self.close()
             raise
 
-    def append(self, drafts: Sequence[Draft], encoder: str) -> list[Change]:
-        """The drafts as durable changes, all of them or none; an update or delete of an unknown id is refused."""
-        now = datetime.now(timezone.utc).isoformat(timespec="milliseconds")
+    def append(self, drafts: Sequence[Draft], encoder: str, by: Author, last: int | None = None) -> list[Change]:
+        """The drafts as durable changes, all of them or none.
+
+        Raises `Stale` where a draft was made from a record that another change has replaced since; with `last`, where
+        the log is not exactly so long any more.
+        """
         with self.writing() as db:
             if (recorded := self._meta(db, "encoder")) != encoder:
                 raise MemoryFault(f"{self.path}: is now encoded by {recorded}, not {encoder}; open it again")
-            first = self._last(db) + 1
-            namespaces = self._alive(db, [d.id for d in drafts if d.id is not None])
-            changes, rows = [], []
-            for seq, draft in enumerate(drafts, first):
-                id, namespace = draft.id or f"e{seq:08d}", draft.namespace
-                if draft.kind == "add":
-                    namespaces[id] = namespace
-                elif id not in namespaces:
-                    raise unknown(self.path, id)
-                else:
-                    namespace = namespaces.pop(id) if draft.kind == "delete" else namespaces[id]
-                edit = draft.edit.with_id(id) if draft.edit else None
-                changes.append(Change(seq, id, draft.kind, namespace, now, edit))
-                if draft.views is not None:
-                    rows.append({"seq": seq, "encoder": encoder, "views": _blob(draft.views)})
-            db.execute(_events.insert(), [_event_row(c) for c in changes])
-            if rows:
-                db.execute(_vectors.insert(), rows)
+            end = self._end(db)
+            newest = self._newest(db, [d.id for d in drafts if d.id is not None])
+            if last not in (None, end.seq) or any(newest.get(d.id, 0) != d.expected for d in drafts if d.id):
+                raise Stale
+            # times never go back, also where a clock does: what was at a moment is what was written up to it
+            at = max(validity.moment("clock", self.clock()), end.at)
+            changes, rows, digest = [], [], end.digest
+            for seq, draft in enumerate(drafts, end.seq + 1):
+                change = written(draft, seq, at, end.seq + 1, by)
+                row = row_from(change)
+                digest = row["digest"] = audit.link(digest, [row[name] for name in audit.COLUMNS])
+                changes.append(replace(change, digest=digest))
+                rows.append(row)
+            db.execute(events.insert(), rows)
+            self._note(db, "head", f"{changes[-1].seq} {digest}")
+            stored = [vector_row(c.seq, encoder, d.views) for c, d in zip(changes, drafts) if d.views is not None]
+            if stored:
+                db.execute(vectors.insert(), stored)
+            for change, draft in zip(changes, drafts):
+                if draft.like is not None:
+                    same = (vectors.c.seq == draft.like) & (vectors.c.encoder == encoder)
+                    copied = sa.select(sa.literal(change.seq), vectors.c.encoder, vectors.c.views, vectors.c.sha256)
+                    db.execute(vectors.insert().from_select(list(vectors.c.keys()), copied.where(same)))
         return changes
 
     def last(self) -> int:
         """Number of the newest change; 0 where there is none."""
         with self.reading() as db:
-            return self._last(db)
+            return int(db.scalar(sa.select(sa.func.max(events.c.seq))) or 0)
 
-    def changes(self, after: int = 0) -> list[Change]:
-        """Every change behind number `after`, in order."""
+    def last_at(self, at: datetime) -> int:
+        """Number of the newest change that was made up to a moment; 0 where there is none."""
         with self.reading() as db:
-            return [_change(row) for row in db.execute(_select().where(_events.c.seq > after))]
+            upto = events.c.time <= at.isoformat(timespec="microseconds")
+            return int(db.scalar(sa.select(sa.func.max(events.c.seq)).where(upto)) or 0)
+
+    def changes(self, after: int = 0, count: int | None = None) -> list[Change]:
+        """The changes behind number `after`, in order, all or so many."""
+        with self.reading() as db:
+            return list(changes_from(db.execute(_select().where(events.c.seq > after).limit(count))))
+
+    def standing(self, upto: int, ids: Iterable[str] | None = None) -> list[Change]:
+        """The newest change of every edit that is there after change `upto`, in order: the log, folded."""
+        newest = sa.select(sa.func.max(events.c.seq)).where(events.c.seq <= upto).group_by(events.c.id)
+        found: list[Change] = []
+        with self.reading() as db:
+            for some in [None] if ids is None else _parts(list(ids)):
+                of_some = newest if some is None else newest.where(events.c.id.in_(some))
+                there = _select().where(events.c.seq.in_(of_some), events.c.record.is_not(None))
+                found += changes_from(db.execute(there))
+        return sorted(found, key=lambda change: change.seq)
+
+    def batch(self, number: int) -> list[Change]:
+        """The changes of one write, by the number of its first."""
+        with self.reading() as db:
+            behind = _select().where(events.c.seq >= number, events.c.batch == number)
+            return list(changes_from(db.execute(behind)))
 
     def history(self, id: str) -> list[Change]:
         """Every change of one edit, in order; an id that never was is refused."""
         with self.reading() as db:
-            found = [_change(row) for row in db.execute(_select().where(_events.c.id == id))]
+            found = list(changes_from(db.execute(_select().where(events.c.id == id))))
         if not found:
             raise unknown(self.path, id)
         return found
 
     def views(self, seqs: Iterable[int], encoder: str, dim: int) -> dict[int, Vectors]:
         """The stored vectors of changes; those that are missing or damaged are left out."""
-        wanted, found = list(seqs), {}
+        found = {}
         with self.reading() as db:
-            for start in range(0, len(wanted), SOME):
-                some = _vectors.c.seq.in_(wanted[start : start + SOME])
-                query = sa.select(_vectors.c.seq, _vectors.c.views).where(_vectors.c.encoder == encoder, some)
-                for seq, blob in db.execute(query):
-                    if blob and len(blob) % (4 * dim) == 0:
-                        found[seq] = np.frombuffer(blob, dtype="<f4").reshape(-1, dim).astype(np.float32, copy=False)
+            for some in _parts(list(seqs)):
+                query = sa.select(vectors).where(vectors.c.encoder == encoder, vectors.c.seq.in_(some))
+                for row in db.execute(query):
+                    if (sound := vectors_of(row, dim)) is not None:
+                        found[row.seq] = sound
         return found
 
     def encoder(self) -> tuple[str, int] | None:
@@ -170,20 +165,39 @@ class Store:
         with self.writing() as db:
             if (stands := self._meta(db, "encoder")) and not replace:
                 return stands, int(self._meta(db, "dim") or 0)
-            db.execute(_vectors.delete())
+            db.execute(vectors.delete())
             for key, value in (("encoder", encoder), ("dim", str(dim))):
-                db.execute(_meta.delete().where(_meta.c.key == key))
-                db.execute(_meta.insert(), {"key": key, "value": value})
+                self._note(db, key, value)
             if views:
-                rows = [{"seq": seq, "encoder": encoder, "views": _blob(v)} for seq, v in views.items()]
-                db.execute(_vectors.insert(), rows)
+                db.execute(vectors.insert(), [vector_row(seq, encoder, v) for seq, v in views.items()])
         return encoder, dim
 
-    def check(self) -> list[str]:
-        """What SQLite finds wrong with the file; nothing where it is sound."""
+    def check(self) -> tuple[list[str], dict[int, str]]:
+        """What is wrong with the file and with its chain, and the digest of each change."""
         with self.reading() as db:
             found = [str(row[0]) for row in db.exec_driver_sql("PRAGMA integrity_check")]
-        return [] if found == ["ok"] else found
+            names = [events.c[name] for name in (*audit.COLUMNS, "digest")]
+            rows = db.execute(sa.select(*names).order_by(events.c.seq))
+            faults, digests = audit.broken(self.memory_id, rows, self._meta(db, "head"))
+        return ([] if found == ["ok"] else found) + faults, digests
+
+    def head(self) -> tuple[int, str]:
+        """Number and digest of the newest change."""
+        with self.reading() as db:
+            end = self._end(db)
+        return end.seq, end.digest
+
+    def checkpoints(self) -> list[Checkpoint]:
+        """The signed checkpoints, oldest first."""
+        with self.reading() as db:
+            rows = db.execute(sa.select(checkpoints).order_by(checkpoints.c.seq, checkpoints.c.time)).mappings()
+            return [Checkpoint(memory=self.memory_id, **{k: v for k, v in row.items()}) for row in rows]
+
+    def keep(self, checkpoint: Checkpoint) -> None:
+        """Write a checkpoint; on disk on return."""
+        row = {name: getattr(checkpoint, name) for name in checkpoints.columns.keys()}  # noqa: SIM118
+        with self.writing() as db:
+            db.execute(sa.insert(checkpoints).prefix_with("OR IGNORE"), row)
 
     def close(self) -> None:
         """Let go of the file."""
@@ -201,46 +215,55 @@ class Store:
         with self._turn, self._told(), self._engine.connect().execution_options(write=True) as db, db.begin():
             yield db
 
-    def _is_ours(self, db: sa.Connection) -> bool:
-        """Whether the tables are there; those of anything else, or of another schema, are refused."""
+    def _schema(self, db: sa.Connection) -> int:
+        """The schema of the tables, 0 where there are none; those of anything else, or of a newer lte, are refused."""
         names = sa.inspect(db).get_table_names()
         if not names:
-            return False
+            return 0
         if not {"meta", "events", "vectors"} <= set(names):
             found = ", ".join(names)
             raise MemoryFault(f"{self.path}: is a database of something else (has {found}); name another file")
         schema = int(self._meta(db, "schema") or 0)
-        if schema != SCHEMA:
+        if not 1 <= schema <= SCHEMA:
             raise MemoryFault(
                 f"{self.path}: has schema {schema}, this lte reads schema {SCHEMA}; "
                 + ("use the newer lte that wrote it" if schema > SCHEMA else "name a file that an lte memory wrote")
             )
-        return True
+        return schema
 
-    def _make(self, db: sa.Connection) -> None:
-        if self._is_ours(db):  # another process was quicker
+    def _make_or_migrate(self, db: sa.Connection) -> None:
+        schema = self._schema(db)
+        if schema == SCHEMA:  # another process was quicker
             return
-        _tables.create_all(db)
-        for trigger in _TRIGGERS:
+        if schema:
+            migrate(db)
+            return
+        tables.create_all(db)
+        for trigger in TRIGGERS:
             db.exec_driver_sql(trigger)
-        about = {"schema": str(SCHEMA), "memory": uuid.uuid4().hex}
-        db.execute(_meta.insert(), [{"key": key, "value": value} for key, value in about.items()])
+        memory = uuid.uuid4().hex
+        about = {"schema": str(SCHEMA), "memory": memory, "head": f"0 {audit.genesis(memory)}"}
+        db.execute(meta.insert(), [{"key": key, "value": value} for key, value in about.items()])
 
     def _meta(self, db: sa.Connection, key: str) -> str | None:
-        return db.scalar(sa.select(_meta.c.value).where(_meta.c.key == key))
+        return db.scalar(sa.select(meta.c.value).where(meta.c.key == key))
 
-    def _last(self, db: sa.Connection) -> int:
-        return int(db.scalar(sa.select(sa.func.max(_events.c.seq))) or 0)
+    def _note(self, db: sa.Connection, key: str, value: str) -> None:
+        db.execute(sa.insert(meta).prefix_with("OR REPLACE"), {"key": key, "value": value})
 
-    def _alive(self, db: sa.Connection, ids: Sequence[str]) -> dict[str, str]:
-        """id -> namespace of those among `ids` whose newest change is no deletion."""
-        alive = {}
-        for start in range(0, len(ids), SOME):
-            some = _events.c.id.in_(ids[start : start + SOME])
-            query = sa.select(_events.c.id, _events.c.namespace, _events.c.kind).where(some).order_by(_events.c.seq)
-            for id, namespace, kind in db.execute(query):
-                alive[id] = None if kind == "delete" else namespace
-        return {id: namespace for id, namespace in alive.items() if namespace is not None}
+    def _end(self, db: sa.Connection) -> _End:
+        row = db.execute(sa.select(events).order_by(events.c.seq.desc()).limit(1)).first()
+        if row is None:
+            return _End(0, audit.genesis(str(self._meta(db, "memory"))), validity.EPOCH)
+        return _End(row.seq, row.digest, validity.moment("time", row.time))
+
+    def _newest(self, db: sa.Connection, ids: Sequence[str]) -> dict[str | None, int]:
+        """Number of the newest change of each id."""
+        newest: dict[str | None, int] = {}
+        for some in _parts(ids):
+            query = sa.select(events.c.id, sa.func.max(events.c.seq)).where(events.c.id.in_(some))
+            newest |= {id: seq for id, seq in db.execute(query.group_by(events.c.id))}
+        return newest
 
     def _on_connect(self, connection: Any, record: Any) -> None:
         connection.isolation_level = None  # the driver's own transactions begin too late; `_on_begin` begins ours
@@ -286,21 +309,8 @@ def _remedy(cause: str, waited: float) -> str:
 
 
 def _select() -> sa.Select[Any]:
-    return sa.select(_events).order_by(_events.c.seq)
+    return sa.select(events).order_by(events.c.seq)
 
 
-def _event_row(change: Change) -> dict[str, Any]:
-    edit = None if change.edit is None else json.dumps(row_of(change.edit), ensure_ascii=False)
-    return {**change.__dict__, "edit": edit}
-
-
-def _change(row: Any) -> Change:
-    try:
-        edit = None if row.edit is None else edit_from(json.loads(row.edit))
-    except (EditError, ValueError) as error:
-        raise MemoryFault(f"event {row.seq} ({row.id}): holds no edit ({error}); restore a backup") from error
-    return Change(row.seq, row.id, row.kind, row.namespace, row.time, edit)
-
-
-def _blob(views: Vectors) -> bytes:
-    return np.ascontiguousarray(views, dtype="<f4").tobytes()
+def _parts(values: Sequence[Any]) -> list[Sequence[Any]]:
+    return [values[start : start + SOME] for start in range(0, len(values), SOME)]

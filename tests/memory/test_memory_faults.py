@@ -41,9 +41,9 @@ def test_a_commit_waits_for_the_disk(memory: EditMemory) -> None:
 def test_a_newer_schema_is_refused(open_memory: OpenMemory, path: Path) -> None:
     open_memory().close()
     with sqlite3.connect(path) as db:
-        db.execute("UPDATE meta SET value = '2' WHERE key = 'schema'")
+        db.execute("UPDATE meta SET value = '3' WHERE key = 'schema'")
     db.close()
-    with pytest.raises(MemoryFault, match=r"memory\.db: has schema 2, this lte reads schema 1; use the newer lte"):
+    with pytest.raises(MemoryFault, match=r"memory\.db: has schema 3, this lte reads schema 2; use the newer lte"):
         open_memory()
 
 
@@ -275,4 +275,5 @@ def test_an_older_copy_put_in_place_is_noticed(open_memory: OpenMemory) -> None:
         db.exec_driver_sql("DROP TRIGGER events_no_delete")
         db.execute(sa.text("DELETE FROM vectors WHERE seq = 2"))
         db.execute(sa.text("DELETE FROM events WHERE seq = 2"))
+        db.execute(sa.text("UPDATE meta SET value = '1 ' || (SELECT digest FROM events) WHERE key = 'head'"))
     assert [e.subject for e in memory.list()] == ["Ada Quill"] and memory.verify() == []
