@@ -16,13 +16,14 @@ from typer.core import TyperGroup
 
 from lte.cli_align import alignments
 from lte.cli_edit import edits
-from lte.cli_evaluate import Overrides, evaluations
+from lte.cli_evaluate import evaluations
 from lte.cli_memory import QUIET, memories
+from lte.cli_serve import servings
 
 BAD_INPUT = 2
 EXTRAS = {
     **dict.fromkeys(("trl", "peft", "datasets", "accelerate", "deepspeed"), "align"),
-    **dict.fromkeys(("fastapi", "starlette", "uvicorn", "httpx"), "serve"),
+    **dict.fromkeys(("fastapi", "starlette", "uvicorn", "httpx", "prometheus_client", "limits"), "serve"),
 }
 
 
@@ -57,6 +58,7 @@ app.add_typer(alignments, name="align", help="Teach a model to heed the edits in
 app.add_typer(edits, name="edit", help="Write edits into a model's weights, and save what they make of it.")
 app.add_typer(evaluations, name="evaluate", help="Ask every editor the same questions, and report.")
 app.add_typer(memories, name="memory", help="Keep edits, recall those a query touches.")
+app.add_typer(servings, name="serve", help="Serve a model that keeps up with its edits; make keys to it.")
 
 
 @app.callback(invoke_without_command=True)
@@ -86,22 +88,6 @@ def demo(
     from lte.pocket.demo import run
 
     run(output, cases)
-
-
-@app.command()
-def serve(
-    config: Annotated[Path | None, typer.Argument(help="Settings (YAML); left out: the pocket model.")] = None,
-    overrides: Overrides = [],  # noqa: B006
-) -> None:
-    """Serve a model that keeps up with its edits, behind the OpenAI API."""
-    from lte.config import load
-    from lte.models import load_model
-    from lte.serve.config import ServeConfig
-    from lte.serve.run import serve as listen
-
-    logging.getLogger("lte").setLevel(logging.INFO)  # where it listens is what one wants to know
-    chosen = load(ServeConfig, config, overrides)
-    listen(chosen, lambda: load_model(chosen.model, chosen.device, chosen.dtype, chosen.adapter_path))
 
 
 def main() -> None:

@@ -17,6 +17,8 @@ from lte.serve import wire
 from lte.serve.config import ServeConfig
 from lte.serve.errors import ServeError, bad_request
 from lte.serve.found import explained, look_up, unlooked
+from lte.serve.guard import namespace_of
+from lte.serve.metrics import decided
 from lte.serve.models import Models
 from lte.serve.question import Engine, Question, Reply
 from lte.serve.store import Store
@@ -56,12 +58,13 @@ async def _respond(
     mode = lte.edits if edited else "off"
     if mode == "shadow" and body.stream:
         raise bad_request("lte.edits: shadow compares whole answers; leave stream out", "lte.edits")
-    namespace = _namespace(config, body)
+    namespace = namespace_of(request, body.lte.namespace if body.lte else None, config.namespace)
     most = min(config.k, lte.max_edits or config.k)
     found = unlooked(question, store)
     if mode != "off":
         found = await look_up(store, question, most, namespace, config.on_retrieval_error == "passthrough")
     used = found.edits if mode == "auto" else found.none
+    decided(request, sum(len(own) for own in used))
     headers = {"x-lte-edits": ",".join(dict.fromkeys(str(e.id) for own in used for e in own))}
     headers |= {} if found.seq is None else {"x-lte-memory-seq": str(found.seq)}
     headers |= {"x-lte-degraded": "retrieval"} if found.degraded else {}
@@ -97,10 +100,6 @@ def _within(config: ServeConfig, question: Question) -> None:
         raise bad_request(f"n: {n}; at most {limits.n}: ask several times", "n")
     if prompts > limits.prompts:
         raise bad_request(f"prompt: {prompts} at once; at most {limits.prompts}: split them", "prompt")
-
-
-def _namespace(config: ServeConfig, body: wire.Asked) -> str:
-    return (body.lte and body.lte.namespace) or config.namespace
 
 
 # --- the response ---------------------------------------------------------------------------------------------------

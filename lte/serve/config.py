@@ -9,6 +9,9 @@ from pydantic import AfterValidator, Field
 from lte.config import Config
 from lte.edits import EditError, checked
 from lte.memory import MemoryConfig
+from lte.serve.admin import AdminConfig
+from lte.serve.limits import RateConfig
+from lte.serve.logs import LogConfig
 
 
 def _named(namespace: str) -> str:
@@ -24,9 +27,12 @@ Namespace = Annotated[str, AfterValidator(_named)]  # edits of one are never rec
 
 
 class Limits(Config):
-    """What one request may ask for; beyond it the answer is 400, 413 or 429."""
+    """What one request may ask for; beyond it the answer is 400, 413, 422, 429 or 431."""
 
     body_bytes: int = Field(1 << 20, gt=0)  # of a request's body
+    header_bytes: int = Field(16 << 10, gt=0, le=48 << 10)  # of its line and headers; uvicorn itself ends at 64 KiB
+    json_depth: int = Field(32, gt=0, le=200)  # of lists and objects in each other
+    in_flight: int = Field(512, gt=0)  # requests at once
     n: int = Field(8, gt=0)  # answers to one prompt
     prompts: int = Field(16, gt=0)  # prompts of one call to /v1/completions
     max_tokens: int = Field(1024, gt=0)  # the most a request may ask for
@@ -76,5 +82,11 @@ class ServeConfig(Config):
     temperature: float = Field(0.0, ge=0, le=2)  # where a request names none: greedy, a fact is not drawn by lot
     host: str = "127.0.0.1"
     port: int = Field(8000, ge=0, le=65535)  # 0: any free one
+    admin: AdminConfig | None = AdminConfig()  # health, metrics and pages, on a port of their own
+    auth: Literal["keys", "none"] = "keys"  # keys: asked for once their file is there; none: never
+    keys: str = "keys.json"  # `lte serve keys` writes it
+    rates: RateConfig = RateConfig()
+    log: LogConfig = LogConfig()
+    otel: bool = False  # spans for OpenTelemetry, where it is installed
     drain_seconds: int = Field(30, ge=0)  # on SIGTERM, for answers under way
     limits: Limits = Limits()

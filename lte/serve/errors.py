@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import logging
+import asyncio
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -10,8 +10,9 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
+from starlette.types import Receive, Scope, Send
 
-logger = logging.getLogger(__name__)
+PATIENCE = 2.0  # seconds that a client which is refused may go on sending before the connection is cut
 WRAPPERS = frozenset({"body", "query", "path", "one", "many", "str", "int", "float", "bool"})  # pydantic's, not ours
 
 
@@ -25,9 +26,11 @@ class ServeError(RuntimeError):
         param: str | None = None,
         code: str | None = None,
         retry_after: int | None = None,
+        headers: Mapping[str, str] | None = None,
     ) -> None:
         super().__init__(message)
         self.status, self.param, self.code, self.retry_after = status, param, code, retry_after
+        self.headers = dict(headers or {})
 
     @property
     def body(self) -> dict[str, Any]:
@@ -37,8 +40,8 @@ class ServeError(RuntimeError):
     @property
     def response(self) -> JSONResponse:
         """The whole response."""
-        headers = {} if self.retry_after is None else {"retry-after": str(self.retry_after)}
-        return JSONResponse(self.body, self.status, headers)
+        wait = {} if self.retry_after is None else {"retry-after": str(self.retry_after)}
+        return JSONResponse(self.body, self.status, {**self.headers, **wait})
 
 
 def bad_request(message: str, param: str | None, code: str | None = None) -> ServeError:
@@ -46,16 +49,35 @@ def bad_request(message: str, param: str | None, code: str | None = None) -> Ser
     return ServeError(message, 400, param, code)
 
 
+async def refuse(error: ServeError, scope: Scope, receive: Receive, send: Send) -> None:
+    """Answer with `error` in front of an app that does not get to see the request.
+
+    What is left of the body is read and thrown away first: a client that still sends would not get to read the answer.
+    """
+    scope["lte.code"] = error.code
+    response = error.response
+    try:
+        await asyncio.wait_for(_rest(receive), PATIENCE)
+    except asyncio.TimeoutError:
+        response.headers["connection"] = "close"
+    await response(scope, receive, send)
+
+
+async def _rest(receive: Receive) -> None:
+    while (message := await receive())["type"] == "http.request" and message.get("more_body"):
+        pass
+
+
 def install(app: FastAPI) -> None:
     """Give every failure of `app` the one shape, the framework's own included."""
     app.add_exception_handler(ServeError, _ours)
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(HTTPException, _http)
-    app.add_exception_handler(Exception, _unforeseen)
 
 
 async def _ours(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, ServeError)
+    request.scope["lte.code"] = error.code  # for the metrics
     return error.response
 
 
@@ -76,13 +98,9 @@ async def _http(request: Request, error: Exception) -> JSONResponse:
     return response
 
 
-async def _unforeseen(request: Request, error: Exception) -> JSONResponse:
-    name = request.scope.get("lte.request_id")
-    logger.error("request %s failed", name, exc_info=error)
-    response = ServeError(f"the server failed; its log has the reason under request {name}", 500).response
-    if name:  # this handler answers outside the middleware that would set it
-        response.headers["x-request-id"] = name
-    return response
+def unforeseen(name: str) -> ServeError:
+    """A 500 that says where to look, and nothing of what is there."""
+    return ServeError(f"the server failed; its log has the reason under request {name}", 500)
 
 
 def from_validation(errors: Sequence[Mapping[str, Any]]) -> ServeError:

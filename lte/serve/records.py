@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Query
+from fastapi import APIRouter, Query, Request
 
 from lte.edits import Edit, EditError
 from lte.serve.config import Namespace, ServeConfig
 from lte.serve.errors import bad_request
-from lte.serve.store import Store, from_edit
+from lte.serve.guard import namespace_of
+from lte.serve.policy import caller_of
+from lte.serve.store import Store, from_edit, no_such_edit
 from lte.serve.wire import EditIn, NewEdit, OneOrMany
 
 Json = dict[str, Any]
@@ -22,9 +24,9 @@ def edit_routes(config: ServeConfig, store: Store) -> APIRouter:
     router = APIRouter(prefix="/v1/edits", tags=["edits"])
 
     @router.post("", status_code=201)
-    async def create(body: OneOrMany) -> Json:
+    async def create(request: Request, body: OneOrMany) -> Json:
         """Write one edit, or with {"edits": [...]} several at once: all or none. Durable and in force on return."""
-        namespace = body.namespace or config.namespace
+        namespace = namespace_of(request, body.namespace, config.namespace)
         if isinstance(body, NewEdit):
             [written] = await store.add([_edit(body)], namespace)
             return edit_json(written)
@@ -35,12 +37,17 @@ def edit_routes(config: ServeConfig, store: Store) -> APIRouter:
 
     @router.get("")
     async def listing(
-        limit: Annotated[int | None, Query(ge=1)] = None, after: str | None = None, namespace: Namespace | None = None
+        request: Request,
+        limit: Annotated[int | None, Query(ge=1)] = None,
+        after: str | None = None,
+        namespace: Namespace | None = None,
     ) -> Json:
         """A page of the edits in force, oldest first; `after` is the last id of the page before."""
         limit = min(PAGE, config.limits.batch) if limit is None else limit
         if limit > config.limits.batch:
             raise bad_request(f"limit: {limit}; at most {config.limits.batch} a page", "limit")
+        if namespace is not None or not caller_of(request).reaches(None):
+            namespace = namespace_of(request, namespace, config.namespace)
         edits = await store.every(namespace)
         start = 0
         if after is not None:
@@ -51,28 +58,42 @@ def edit_routes(config: ServeConfig, store: Store) -> APIRouter:
         return _listing([edit_json(e) for e in edits[start : start + limit]], more=start + limit < len(edits))
 
     @router.get("/{id}")
-    async def get(id: str) -> Json:
+    async def get(request: Request, id: str) -> Json:
         """One edit in force."""
+        await _in_sight(request, store, id)
         return edit_json(await store.get(id))
 
     @router.put("/{id}")
-    async def update(id: str, body: EditIn) -> Json:
+    async def update(request: Request, id: str, body: EditIn) -> Json:
         """Put another edit in the place of one: every field, those left out are emptied."""
+        await _in_sight(request, store, id)
         return edit_json(await store.update(id, _edit(body)))
 
     @router.delete("/{id}")
-    async def delete(id: str) -> Json:
+    async def delete(request: Request, id: str) -> Json:
         """Withdraw an edit: no question that comes in after this returns is answered by it."""
+        await _in_sight(request, store, id)
         await store.delete(id)
         return {"id": id, "object": "edit.deleted", "deleted": True}
 
     @router.get("/{id}/history")
-    async def history(id: str) -> Json:
+    async def history(request: Request, id: str) -> Json:
         """Every change of one edit, oldest first; of a deleted one too."""
+        await _in_sight(request, store, id)
         changes = await store.history(id)
         return {"object": "list", "data": [_change_json(c) for c in changes], "has_more": False}
 
     return router
+
+
+async def _in_sight(request: Request, store: Store, id: str) -> None:
+    """404 for an edit of a namespace that the caller's key does not reach, as for one that is not there."""
+    caller = caller_of(request)
+    if caller.reaches(None):
+        return
+    changes = await store.history(id)
+    if not caller.reaches(changes[-1].namespace):
+        raise no_such_edit(id)
 
 
 def edit_json(edit: Edit) -> Json:

@@ -2,74 +2,72 @@
 
 from __future__ import annotations
 
-import ipaddress
 import logging
-import signal
-import socket
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import ExitStack
 
 import uvicorn
 
 from lte.memory import EditMemory
-from lte.serve.app import build_app
+from lte.serve.app import build_apps
 from lte.serve.config import ServeConfig
 from lte.serve.engine import LM, EmbeddedEngine
-from lte.serve.errors import ServeError
+from lte.serve.keys import KeyFile
+from lte.serve.listen import check_exposure, listening, run_both
 
 logger = logging.getLogger(__name__)
+BESIDE = 1000  # the admin port lies so far above the public one
 
 
 def serve(config: ServeConfig, load: Callable[[], LM]) -> None:
     """Serve the model that `load` gives until SIGINT or SIGTERM; answers under way get `drain_seconds` to end.
 
-    Raises `ServeError` for a port in use or an adapter made for other words, `ModelError` and `MemoryFault` for a
-    model or a memory that cannot be opened: all before the first request. The port is taken first, as loading is long.
+    Raises `ServeError` for a port in use, a host that others reach while no key is asked for, keys that cannot be read
+    or an adapter made for other words, `ModelError` and `MemoryFault` for a model or a memory that cannot be opened:
+    all before the first request. The ports are taken first, as loading is long.
     """
-    with listening(config.host, config.port) as door:
+    check_access(config)
+    with ExitStack() as doors:
+        front = doors.enter_context(listening(config.host, config.port))
+        back = None
+        if config.admin:
+            port = config.admin.port
+            if port is None:
+                port = config.port + BESIDE if config.port else 0
+            back = doors.enter_context(listening(config.admin.host, port, "admin.port"))
         engine = EmbeddedEngine(load(), config)
         memory = EditMemory.open(config.memory, config.recall)
         memory.recall("warm up", 1, config.namespace)  # where there are edits, their encoder loads now, not when asked
-        app = build_app(config, engine, memory)
-        host, port = door.getsockname()[:2]
+        apps = build_apps(config, engine, memory)
+        host, port = front.getsockname()[:2]
         logger.info("%s at http://%s:%d/v1, %d edits in %s", engine.name, host, port, len(memory), config.memory)
-        with _quiet_signals():
-            uvicorn.Server(uvicorn_config(config, app)).run(sockets=[door])
+        if back:
+            logger.info("health and metrics at http://%s:%d", *back.getsockname()[:2])
+        admin = (uvicorn_config(config, apps.admin), back) if back else None
+        run_both((uvicorn_config(config, apps.public), front), admin, apps.running.drain)
 
 
-@contextmanager
-def _quiet_signals() -> Iterator[None]:
-    """Within: a signal that ended the server is not raised a second time behind it, so the exit code is 0."""
-    before = {s: signal.signal(s, lambda *_: None) for s in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+def check_access(config: ServeConfig) -> None:
+    """`ServeError` for keys that cannot be read, and where anyone could change facts without its being meant."""
+    keys = KeyFile(config.keys)
+    locked = config.auth == "keys" and keys.exists()
+    if locked:
+        logger.info("%d keys in %s", len(keys.every()), config.keys)
+    check_exposure(config.host, "host", config.auth, locked)
+    if config.admin:
+        check_exposure(config.admin.host, "admin.host", config.auth, locked)
 
 
 def uvicorn_config(config: ServeConfig, app: object) -> uvicorn.Config:
-    """How uvicorn runs the application."""
+    """How uvicorn runs an application."""
     return uvicorn.Config(
         app,  # type: ignore[arg-type]
+        http="h11",  # bounds what it holds of a request's head
+        ws="none",
+        proxy_headers=False,  # the address that failed keys are counted by is the peer's, not what it says
         log_config=None,  # the caller's logging
         access_log=False,  # a query may stand in a path; prompts stay out of the log
         server_header=False,
         timeout_graceful_shutdown=config.drain_seconds,
         timeout_keep_alive=30,
     )
-
-
-def listening(host: str, port: int) -> socket.socket:
-    """A socket that listens on host and port, taken before the model is loaded."""
-    try:
-        if not ipaddress.ip_address(socket.gethostbyname(host) if ":" not in host else host).is_loopback:
-            logger.warning(
-                "%s can be reached from elsewhere, and no key is asked: who reaches it may change facts", host
-            )
-        family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        return socket.create_server((host, port), family=family, backlog=512)
-    except OSError as error:
-        raise ServeError(
-            f"{host}:{port}: cannot listen there ({error.strerror or error}); choose another with --set port=8001"
-        ) from error

@@ -105,11 +105,17 @@ async def _told(worker: ThreadPoolExecutor, call: Callable[[], T], id: str | Non
     except EditError as error:
         raise from_edit(error) from error
     except UnknownEdit as error:
-        message = f"id {id!r}: no such edit, or deleted; GET /v1/edits lists those in force"
-        raise ServeError(message, 404, "id", "edit_not_found") from error
+        raise no_such_edit(id) from error
     except (MemoryFault, OSError) as error:
         logger.error("the edit memory failed", exc_info=error)
         raise ServeError(f"the edit memory: {error}", 503, code="memory_unavailable", retry_after=1) from error
+
+
+def no_such_edit(id: str | None) -> ServeError:
+    """A 404 that says nothing of whether the edit is, or was, somewhere else."""
+    return ServeError(
+        f"id {id!r}: no such edit, or deleted; GET /v1/edits lists those in force", 404, "id", "edit_not_found"
+    )
 
 
 def from_edit(error: EditError, at: str = "") -> ServeError:

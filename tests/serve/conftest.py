@@ -20,7 +20,8 @@ from lte.prompt import TEMPLATE_ID
 from lte.serve.app import build_app
 from lte.serve.config import Limits, ServeConfig
 from lte.serve.engine import EmbeddedEngine
-from lte.serve.run import listening, uvicorn_config
+from lte.serve.listen import listening
+from lte.serve.run import uvicorn_config
 
 PATIENCE = 60  # seconds, for a machine that is busy with something else
 
@@ -195,8 +196,8 @@ class Served:
 
 @contextmanager
 def serving(lm: Any, memory: Any, config: ServeConfig) -> Iterator[Served]:
-    """A server over the model and the memory, in a thread; it is drained at the end."""
-    app = build_app(config, EmbeddedEngine(lm, config), memory)
+    """A server over the model, or over an engine, and the memory, in a thread; it is drained at the end."""
+    app = build_app(config, lm if hasattr(lm, "reply") else EmbeddedEngine(lm, config), memory)
     with listening("127.0.0.1", 0) as door:
         server = uvicorn.Server(uvicorn_config(config, app))
         thread = threading.Thread(target=server.run, kwargs={"sockets": [door]}, daemon=True)

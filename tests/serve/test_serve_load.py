@@ -17,7 +17,7 @@ from lte.config import load
 from lte.edits import Edit
 from lte.serve import Ask, EmbeddedEngine, Limits, ServeConfig, ServeError, build_app
 from lte.serve import run as running
-from lte.serve.run import listening
+from lte.serve.listen import listening
 
 
 def ask(word: str, model: str = "pocket", **more: Any) -> dict[str, Any]:
