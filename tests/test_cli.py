@@ -209,7 +209,7 @@ def test_an_update_of_nothing_is_refused(db: Path) -> None:
 def test_a_sound_memory_verifies_and_an_unsound_one_is_1(db: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run("memory", "add", "p", "t")
     assert (run("memory", "verify").exit_code, run("memory", "verify").stdout) == (0, "")
-    monkeypatch.setattr(EditMemory, "verify", lambda self: ["change 1: missing in the index"])
+    monkeypatch.setattr(EditMemory, "verify", lambda self, *against: ["change 1: missing in the index"])
     result = run("memory", "verify")
     assert (result.exit_code, result.stdout) == (1, "change 1: missing in the index\n")
 

@@ -47,7 +47,7 @@ ARROWS: dict[str, set[str]] = {
     "serve.engine": {"models"},  # the embedded engine
     "evaluate": {"editors.base", "models", "edits", "records"},
     "pocket": EVERY_ROOM,
-    "cli": {*EVERY_ROOM, "cli_memory", "cli_align", "cli_edit", "cli_evaluate", "cli_serve"},
+    "cli": {*EVERY_ROOM, "cli_memory", "cli_memory_log", "cli_align", "cli_edit", "cli_evaluate", "cli_serve"},
     "cli_align": {
         "align",
         "models",
@@ -63,6 +63,7 @@ ARROWS: dict[str, set[str]] = {
     "cli_evaluate": {"evaluate", "editors", "models", "pocket", "cli_memory"},
     "cli_serve": {"serve", "models", "cli_memory", "cli_evaluate"},
     "cli_memory": {"memory", "edits"},
+    "cli_memory_log": {"memory", "edits", "cli_memory"},
 }
 HEAVY = {"torch", "transformers", "sentence_transformers", "faiss", "sqlalchemy", "matplotlib", "numpy", "pydantic"}
 

@@ -8,12 +8,13 @@ import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from lte.memory.encoder import Vectors
 
-MAGIC = b"lte index 1\n"
+MAGIC = b"lte index 2\n"
 
 
 class Unusable(Exception):
@@ -38,7 +39,8 @@ def write(path: Path, origin: Origin, seq: int, views: Mapping[int, Vectors]) ->
             *(np.ascontiguousarray(v, "<f4").tobytes() for v in views.values()),
         ]
     )
-    header = {**asdict(origin), "seq": seq, "changes": len(views), "sha256": hashlib.sha256(body).hexdigest()}
+    header: dict[str, Any] = {**asdict(origin), "seq": seq, "changes": len(views)}
+    header["sha256"] = _sum(header, body)
     part = path.with_name(f"{path.name}.{os.getpid()}.part")
     try:
         with part.open("wb") as file:
@@ -57,9 +59,9 @@ def read(path: Path, origin: Origin, last: int) -> dict[int, Vectors]:
             if file.readline() != MAGIC:
                 raise Unusable("not an index file")
             header, body = json.loads(file.readline()), file.read()
-        made, changes = Origin(*(header[name] for name in ("memory", "encoder", "dim"))), int(header["changes"])
-        if hashlib.sha256(body).hexdigest() != header["sha256"]:
+        if _sum({name: value for name, value in header.items() if name != "sha256"}, body) != header["sha256"]:
             raise Unusable("its checksum does not hold; it is cut short or damaged")
+        made, changes = Origin(*(header[name] for name in ("memory", "encoder", "dim"))), int(header["changes"])
         if made != origin:
             raise Unusable(f"made from {made}, wanted {origin}")
         if header["seq"] > last:
@@ -73,5 +75,11 @@ def read(path: Path, origin: Origin, last: int) -> dict[int, Vectors]:
         return {int(seq): rows[end - n : end] for seq, n, end in zip(seqs, counts, ends)}
     except OSError as error:
         raise Unusable(f"cannot be read ({error.strerror})") from error
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise Unusable(f"is damaged ({error})") from error
+
+
+def _sum(header: dict[str, Any], body: bytes) -> str:
+    """SHA-256 over header and body: a flipped bit in either is noticed."""
+    said = json.dumps(header, sort_keys=True).encode()
+    return hashlib.sha256(hashlib.sha256(said).digest() + hashlib.sha256(body).digest()).hexdigest()
