@@ -84,18 +84,15 @@ async def _respond(
 async def _question(request: Request, body: wire.Asked, chat: bool) -> Question:
     passed = {name: value for name, value in request.headers.items() if name in PASSED_ON}
     passed["x-request-id"] = request.scope.get("lte.request_id", "")
-    question = Question(chat, body, await request.body(), passed)
-    if body.lte is not None or "lte" in body.model_fields_set:
-        question = question.changed(lte=None)
-    if body.wants_lte or (body.stream_options and "include_lte" in body.stream_options.model_fields_set):
-        assert body.stream_options
-        kept = body.stream_options.model_dump(exclude_unset=True, exclude={"include_lte"})
-        question = Question(chat, body, question.raw, passed, {**question.changes, "stream_options": kept or None})
-    return question
+    changes: dict[str, Any] = {"lte": None} if "lte" in body.model_fields_set else {}  # it is for us alone
+    options = body.stream_options
+    if options and "include_lte" in options.model_fields_set:
+        changes["stream_options"] = options.model_dump(exclude_unset=True, exclude={"include_lte"}) or None
+    return Question(chat, body, await request.body(), passed, changes)
 
 
 def _within(config: ServeConfig, question: Question) -> None:
-    n, prompts, limits = question.body.n or 1, len(question.queries), config.limits
+    n, prompts, limits = question.body.n or 1, question.prompts, config.limits
     if n > limits.n:
         raise bad_request(f"n: {n}; at most {limits.n}: ask several times", "n")
     if prompts > limits.prompts:

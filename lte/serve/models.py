@@ -8,17 +8,24 @@ from typing import Any
 from fastapi import APIRouter
 
 from lte.serve.errors import ServeError
-from lte.serve.wire import ModelCard
+from lte.serve.wire import Editing, ModelCard
 
 BASE = ":base"
 
 
 class Models:
-    """The two names a client can ask for: `name`, with edits, and `name:base`, without."""
+    """The two names a client can ask for: `name`, with edits, and `name:base`, without.
 
-    def __init__(self, name: str) -> None:
+    prompt_only  whether edits go to the unaligned model: its card says so
+    """
+
+    def __init__(self, name: str, prompt_only: bool = False) -> None:
         now = int(time.time())
-        self.cards = {n: ModelCard(id=n, created=now) for n in (name, name + BASE)}
+        edited = Editing(edits=True, mode="prompt-only" if prompt_only else "adapter")
+        self.cards = {
+            name: ModelCard(id=name, created=now, lte=edited),
+            name + BASE: ModelCard(id=name + BASE, created=now, lte=Editing(edits=False)),
+        }
 
     def edited(self, name: str) -> bool:
         """Whether the model of this name answers by the edits; 404 for a name that is neither."""

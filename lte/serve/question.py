@@ -44,6 +44,12 @@ class Question:
         at = last_user([{"role": turn.role} for turn in turns])
         return ("" if at is None else text_of(turns[at].model_dump(include={"content"})["content"]),)
 
+    @property
+    def prompts(self) -> int:
+        """How many prompts it has, those in token ids too."""
+        prompt = self.body.prompt if isinstance(self.body, wire.AskedText) else ""
+        return 1 if isinstance(prompt, str) or isinstance(prompt[0], int) else len(prompt)
+
     def changed(self, **fields: Any) -> Question:
         """The same with other values at the top level of its body; None leaves a field out."""
         return replace(self, body=self.body.model_copy(update=fields), changes={**self.changes, **fields})

@@ -166,6 +166,13 @@ class Envelope(BaseModel):
     model: str
 
 
+class Editing(BaseModel):
+    """Whether a model answers by the edits, and what heeds them: an adapter, or the prompt alone."""
+
+    edits: bool
+    mode: Literal["adapter", "prompt-only"] | None = None
+
+
 class ModelCard(BaseModel):
     """A model that can be asked."""
 
@@ -173,6 +180,7 @@ class ModelCard(BaseModel):
     object: Literal["model"] = "model"
     created: int
     owned_by: str = "lte"
+    lte: Editing
 
 
 def event(data: Any) -> bytes:
