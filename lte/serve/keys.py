@@ -80,11 +80,13 @@ class KeyFile:
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
         self._stamp: tuple[int, ...] | None = None
+        self._seen = self.path.exists()
         self._keys: dict[str, Key] = {}
 
     def exists(self) -> bool:
         """Whether keys are in use; once they were seen to be, a file that is gone is a `KeysFault`."""
-        return self._stamp is not None or self.path.exists()
+        self._seen = self._seen or self.path.exists()
+        return self._seen
 
     def every(self) -> list[Key]:
         """Every key that was made, oldest first; `KeysFault` for a file that is gone, damaged, or open to others."""
