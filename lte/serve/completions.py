@@ -18,7 +18,7 @@ from lte.serve.config import ServeConfig
 from lte.serve.errors import ServeError, bad_request
 from lte.serve.found import explained, look_up, unlooked
 from lte.serve.guard import namespace_of
-from lte.serve.metrics import decided
+from lte.serve.metrics import decided, stage
 from lte.serve.models import Models
 from lte.serve.question import Engine, Question, Reply
 from lte.serve.store import Store
@@ -62,9 +62,11 @@ async def _respond(
     most = min(config.k, lte.max_edits or config.k)
     found = unlooked(question, store)
     if mode != "off":
-        found = await look_up(store, question, most, namespace, config.on_retrieval_error == "passthrough")
+        with stage(request, "recall"):
+            found = await look_up(store, question, most, namespace, config.on_retrieval_error == "passthrough")
     used = found.edits if mode == "auto" else found.none
-    decided(request, sum(len(own) for own in used))
+    verdict = "off" if mode == "off" else "degraded" if found.degraded else "in_play" if any(found.edits) else "none"
+    decided(request, sum(len(own) for own in used), verdict)
     headers = {"x-lte-edits": ",".join(dict.fromkeys(str(e.id) for own in used for e in own))}
     headers |= {} if found.seq is None else {"x-lte-memory-seq": str(found.seq)}
     headers |= {"x-lte-degraded": "retrieval"} if found.degraded else {}

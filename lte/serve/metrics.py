@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Literal
 
 from fastapi import Request
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+
+from lte.serve.errors import ServeError
 
 TYPE = "text/plain; version=0.0.4; charset=utf-8"
 REJECTED = frozenset({401, 403, 409, 412, 413, 422, 429, 431, 503})
@@ -58,10 +63,28 @@ class Metrics:
         return generate_latest(self.registry)
 
 
-def decided(request: Request, injected: int) -> None:
-    """Note that a question is on its way to the engine with so many edits in front of it."""
-    metrics, began = request.scope.get("lte.metrics"), request.scope.get("lte.began")
-    if isinstance(metrics, Metrics) and began is not None:
-        metrics.overhead.observe(time.perf_counter() - began)
-        metrics.injected.observe(injected)
-        metrics.gate.labels("in_play" if injected else "none").inc()
+@contextmanager
+def stage(request: Request, name: str) -> Iterator[None]:
+    """Time a stage of the retrieval."""
+    began = time.perf_counter()
+    yield
+    metrics_of(request).retrieval.labels(name).observe(time.perf_counter() - began)
+
+
+def decided(request: Request, injected: int, verdict: Literal["in_play", "none", "off", "degraded"]) -> None:
+    """Note that a question is on its way to the engine with so many edits in front of it.
+
+    verdict  whether any was in play; off: none was wanted; degraded: the memory failed, and that is let pass
+    """
+    metrics = metrics_of(request)
+    metrics.overhead.observe(time.perf_counter() - request.scope["lte.began"])
+    metrics.injected.observe(injected)
+    metrics.gate.labels(verdict).inc()
+
+
+def metrics_of(request: Request) -> Metrics:
+    """The counters of the server that a request came to; `ServeError` where no `Observe` stands in front of it."""
+    found = request.scope.get("lte.metrics")
+    if not isinstance(found, Metrics):
+        raise ServeError("a request came in past the counters; put the app behind lte.serve.observe.Observe")
+    return found

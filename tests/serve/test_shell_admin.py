@@ -72,19 +72,21 @@ def test_metrics_count_what_happened(made: Shell) -> None:
     http = made.client()
     http.post("/v1/chat/completions", json=CHAT)
     http.post("/v1/chat/completions", json=CHAT | {"lte": {"namespace": "north"}})
+    http.post("/v1/chat/completions", json=CHAT | {"model": "pocket:base"})
     http.post("/v1/chat/completions", json=CHAT | {"model": "none"})
     http.get("/v1/nothing")
     http.post("/v1/edits", content="[" * 99)
     found = values(made)
     route = "POST /v1/chat/completions"
-    assert found["lte_requests_total", "200", "default", route] == 1
+    assert found["lte_requests_total", "200", "default", route] == 2
     assert found["lte_requests_total", "200", "named", route] == 1
     assert found["lte_requests_total", "404", "none", route] == 1
     assert found["lte_requests_total", "404", "none", "none"] == 1
     assert found["lte_rejected_total", "body_too_deep"] == 1
-    assert found["lte_gateway_overhead_seconds_count",] == 2
+    assert found["lte_gateway_overhead_seconds_count",] == 3
+    assert found["lte_retrieval_seconds_count", "recall"] == 2
     assert found["lte_edits_injected_sum",] == 1
-    assert (found["lte_gate_decisions_total", "in_play"], found["lte_gate_decisions_total", "none"]) == (1, 1)
+    assert [found["lte_gate_decisions_total", verdict] for verdict in ("in_play", "none", "off")] == [1, 1, 1]
     assert found["lte_memory_edits", "active"] == 2
     assert found["lte_queue_depth",] == 1  # this one
     assert found["lte_ready",] == 1
