@@ -193,7 +193,7 @@ def list_(
 ) -> Rows:
     """Print the edits that are not deleted, in the order in which they were added."""
     with at.open() as memory:
-        some = [one.value for one in state] if state else None
+        some: Any = [one.value for one in state] if state else None
         return [record_line(r) for r in memory.records(namespace, when(as_of), some)]
 
 

@@ -78,7 +78,7 @@ def conflicts(
     from lte.edits import Edit
 
     edit = Edit(prompt, target, subject or "", aliases=tuple(alias or ()))
-    times = {"valid_from": as_time(valid_from), "valid_until": as_time(valid_until)}
+    times: dict[str, Any] = {"valid_from": as_time(valid_from), "valid_until": as_time(valid_until)}
     with at.open() as memory:
         found = memory.conflicts(edit, namespace, **times)
     return [{"conflict": c.kind, "score": round(c.score, 3)} | record_line(c.record) for c in found]

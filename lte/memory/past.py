@@ -36,7 +36,8 @@ class Past:
         if isinstance(as_of, datetime):
             at = validity.moment("as_of", as_of)
             return Moment(self._store.last_at(at), at)
-        if not 0 <= as_of <= (last := self._store.last()):
+        last = self._store.last()
+        if not 0 <= as_of <= last:
             raise EditError(f"as_of: got {as_of}; the log has changes 1 to {last}, and 0 is before all of them")
         changes = self._store.changes(as_of - 1, 1) if as_of else []
         return Moment(as_of, validity.moment("time", changes[0].time) if changes else self._clock())
@@ -47,9 +48,7 @@ class Past:
         A record that is not named is one that was not there; a point in time may undo any change behind it.
         """
         if batch is not None and (to is not None or ids is not None):
-            raise MemoryFault(
-                "rollback: got a batch and something else; give a batch, or a point, or ids, or ids to a point"
-            )
+            raise MemoryFault("rollback: got a batch and more; give a batch, or a point, or ids, or ids to a point")
         if batch is not None:
             return self._before(batch)
         if to is not None:

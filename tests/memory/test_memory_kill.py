@@ -1,4 +1,4 @@
-"""kill -9 at any point: no acknowledged edit is lost, no deleted one comes back."""
+"""kill -9 at any point while eight write at once: no acknowledged edit is lost, no deleted one comes back."""
 
 from __future__ import annotations
 
@@ -10,64 +10,101 @@ import sys
 import time
 from pathlib import Path
 
-from memory_samples import OpenMemory
+from memory_samples import CONFIG, OpenMemory
 from test_memory_faults import CHILD
 
-CYCLES = 12
+CYCLES = int(os.environ.get("LTE_KILL_CYCLES", "30"))
+WRITERS = 8
 WRITER = """
-import sys
+import os, sys, threading
 from memory_samples import *
 
-memory = EditMemory.open(sys.argv[1], CONFIG, FakeEncoder())
+memory = EditMemory.open(sys.argv[1], CONFIG.model_copy(update={"lock_timeout": 20.0}), FakeEncoder())
 print("open", flush=True)
-n = 0
-while True:
-    pair = [Edit(f"Robot {n} {side} likes", "oil", subject=f"Robot {n} {side}") for side in ("left", "right")]
-    left, right = memory.add_many(pair, sys.argv[2])
-    print("add", left.id, right.id, flush=True)
-    print("try", left.id, flush=True)      # a change that is cut off may have happened or not
-    memory.delete(left.id)
-    print("delete", left.id, flush=True)
-    print("try", right.id, flush=True)
-    memory.update(right.id, Edit(f"Robot {n} right likes", "tea", subject=f"Robot {n} right"))
-    print("update", right.id, flush=True)
-    if n % 5 == 4:
-        memory._mirror.save()
-    n += 1
+talk = threading.Lock()
+
+def say(*words):
+    with talk:
+        os.write(1, (" ".join(words) + "\\n").encode())
+
+def write(me):
+    n = 0
+    while True:
+        name = f"{sys.argv[2]} {me} x{n}"
+        pair = [Edit(f"Robot {name} {side} likes", "oil", subject=f"Robot {name} {side}") for side in ("left", "right")]
+        left, right = memory.add_many(pair, f"{sys.argv[2]} {me}")
+        say("add", me, left.id, right.id)
+        say("try", me, left.id)      # a change that is cut off may have happened or not
+        memory.delete(left.id)
+        say("delete", me, left.id)
+        say("try", me, right.id)
+        if n % 3 == 0:
+            memory.set_state(right.id, "disabled")
+            say("disable", me, right.id)
+        else:
+            memory.update(right.id, Edit(f"Robot {name} right likes", "tea", subject=f"Robot {name} right"))
+            say("update", me, right.id)
+        if n % 5 == 4:
+            memory._mirror.save()
+        n += 1
+
+for me in range(int(sys.argv[3])):
+    threading.Thread(target=write, args=(str(me),), daemon=True).start()
+threading.Event().wait()
 """
+AFTER = {"add": "oil", "update": "tea", "disable": "disabled"}
+
+
+def killed(path: Path, cycle: int, rng: random.Random) -> list[list[str]]:
+    """What two processes of four writers each said until they were killed, word by word, process by process."""
+    command = [sys.executable, "-c", WRITER, str(path)]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    children = [
+        subprocess.Popen([*command, f"{cycle}.{n}", str(WRITERS // 2)], env=CHILD, **pipes)  # type: ignore[call-overload]
+        for n in range(2)
+    ]
+    for child in children:
+        assert child.stdout.readline() == "open\n", child.communicate(timeout=30)
+    time.sleep(rng.uniform(0.02, 0.3))
+    for child in rng.sample(children, 2):
+        os.kill(child.pid, signal.SIGKILL)
+    said = []
+    for n, child in enumerate(children):
+        out, err = child.communicate(timeout=30)
+        assert "Traceback" not in err, err
+        lines = [line.split() for line in out.split("\n")[:-1]]  # the last one may be cut off
+        said += [[word, f"{cycle}.{n} {me}", *ids] for word, me, *ids in lines]
+    return said
 
 
 def test_no_kill_loses_or_resurrects_an_edit(open_memory: OpenMemory, path: Path) -> None:
     rng = random.Random(0)
     alive: dict[str, str] = {}
     gone: set[str] = set()
+    patient = CONFIG.model_copy(update={"lock_timeout": 20.0})
     for cycle in range(CYCLES):
-        child = subprocess.Popen(
-            [sys.executable, "-c", WRITER, str(path), f"cycle {cycle}"], env=CHILD, stdout=subprocess.PIPE, text=True
-        )
-        assert child.stdout is not None and child.stdout.readline() == "open\n"
-        time.sleep(rng.uniform(0.02, 0.25))
-        os.kill(child.pid, signal.SIGKILL)
-        out, _ = child.communicate(timeout=30)
-        unsure = set()
-        for line in out.splitlines():
-            word, *ids = line.split()
-            unsure = set(ids) if word == "try" else set()
+        trying: dict[str, set[str]] = {}  # by writer
+        writers = {f"{cycle}.{n} {me}" for n in range(2) for me in range(WRITERS // 2)}
+        for word, writer, *ids in killed(path, cycle, rng):
+            trying[writer] = set(ids) if word == "try" else set()
             if word == "delete":
                 gone |= {ids[0]}
                 del alive[ids[0]]
-            elif word in ("add", "update"):
-                alive |= {id: "oil" if word == "add" else "tea" for id in ids}
+            elif word in AFTER:
+                alive |= dict.fromkeys(ids, AFTER[word])
+        unsure = {id for ids in trying.values() for id in ids}
 
-        memory = open_memory()
-        found = {e.id or "": e.target_new for e in memory.list()}
+        memory = open_memory(patient)
+        found = {r.id: r.edit.target_new if r.state == "active" else r.state for r in memory.records()}
         assert alive.keys() - unsure <= found.keys(), "an acknowledged edit is lost"
         assert not gone & found.keys(), "a deleted edit came back"
-        assert all(found[id] == alive[id] for id in alive.keys() - unsure), "an acknowledged update is lost"
+        assert all(found[id] == alive[id] for id in alive.keys() - unsure), "an acknowledged change is lost"
         assert memory.verify() == []
-        batch = [e for e in memory.list(f"cycle {cycle}") if e.id not in alive]
-        assert len(batch) in (0, 2), "half a batch was written"
-        for id in unsure | {e.id or "" for e in batch}:  # settled now
+        for writer in writers:
+            batch = [e for e in memory.list(writer) if e.id not in alive]
+            assert len(batch) in (0, 2), "half a batch was written"
+            unsure |= {e.id or "" for e in batch}
+        for id in unsure:  # settled now
             alive.pop(id, None)
             if id in found:
                 alive[id] = found[id]
