@@ -33,16 +33,27 @@ KeyPath = Annotated[Path, typer.Option("--keys", envvar="LTE_KEYS", help="The fi
 @servings.command()
 def run(
     config: Annotated[Path | None, typer.Argument(help="Settings (YAML); left out: the pocket model.")] = None,
+    upstream: Annotated[
+        list[str] | None,
+        typer.Option(help="Put the edits in front of this OpenAI-compatible server; may be repeated for its replicas."),
+    ] = None,
+    vllm: Annotated[
+        bool, typer.Option("--vllm", help="Start a vLLM, put the edits in front of it, end with it.")
+    ] = False,
     overrides: Overrides = [],  # noqa: B006
 ) -> None:
     """Serve a model that keeps up with its edits, behind the OpenAI API."""
     from lte.config import load
     from lte.models import load_model
-    from lte.serve.config import ServeConfig
+    from lte.serve.config import ServeConfig, VllmConfig
     from lte.serve.logs import install
     from lte.serve.run import serve as listen
 
     chosen = load(ServeConfig, config, overrides)
+    if upstream:
+        chosen = chosen.model_copy(update={"upstreams": tuple(upstream)})
+    if vllm:
+        chosen = chosen.model_copy(update={"vllm": chosen.vllm or VllmConfig()})
     install(chosen.log)
     logging.getLogger("lte").setLevel(logging.INFO)  # where it listens is what one wants to know
     listen(chosen, lambda: load_model(chosen.model, chosen.device, chosen.dtype, chosen.adapter_path))

@@ -45,6 +45,7 @@ ARROWS: dict[str, set[str]] = {
     "editors.in_context": {"memory", "prompt"},
     "serve": {"memory", "prompt", "edits"},
     "serve.engine": {"models"},  # the embedded engine
+    "serve.child": {"models.load"},  # where the bundled model is
     "evaluate": {"editors.base", "models", "edits", "records"},
     "pocket": EVERY_ROOM,
     "cli": {*EVERY_ROOM, "cli_memory", "cli_memory_log", "cli_align", "cli_edit", "cli_evaluate", "cli_serve"},

@@ -10,21 +10,25 @@ import uvicorn
 
 from lte.memory import EditMemory
 from lte.serve.app import build_apps
+from lte.serve.child import own_vllm
 from lte.serve.config import ServeConfig
 from lte.serve.engine import LM, EmbeddedEngine
 from lte.serve.keys import KeyFile
 from lte.serve.listen import check_exposure, listening, run_both
+from lte.serve.question import Engine
+from lte.serve.upstream import UpstreamEngine
 
 logger = logging.getLogger(__name__)
 BESIDE = 1000  # the admin port lies so far above the public one
 
 
 def serve(config: ServeConfig, load: Callable[[], LM]) -> None:
-    """Serve the model that `load` gives until SIGINT or SIGTERM; answers under way get `drain_seconds` to end.
+    """Serve until SIGINT or SIGTERM the model that `load` gives, or the upstreams or the vLLM that the settings name.
 
-    Raises `ServeError` for a port in use, a host that others reach while no key is asked for, keys that cannot be read
-    or an adapter made for other words, `ModelError` and `MemoryFault` for a model or a memory that cannot be opened:
-    all before the first request. The ports are taken first, as loading is long.
+    Answers under way get `drain_seconds` to end.
+    Raises `ServeError` for a port in use, a host that others reach while no key is asked for, keys that cannot be read,
+    an adapter made for other words or an upstream that is not there, `ModelError` and `MemoryFault` for a model or a
+    memory that cannot be opened: all before the first request. The ports are taken first, as loading is long.
     """
     check_access(config)
     with ExitStack() as doors:
@@ -35,7 +39,7 @@ def serve(config: ServeConfig, load: Callable[[], LM]) -> None:
             if port is None:
                 port = config.port + BESIDE if config.port else 0
             back = doors.enter_context(listening(config.admin.host, port, "admin.port"))
-        engine = EmbeddedEngine(load(), config)
+        config, engine = engine_of(config, load, doors)
         memory = EditMemory.open(config.memory, config.recall)
         memory.recall("warm up", 1, config.namespace)  # where there are edits, their encoder loads now, not when asked
         apps = build_apps(config, engine, memory)
@@ -45,6 +49,16 @@ def serve(config: ServeConfig, load: Callable[[], LM]) -> None:
             logger.info("health and metrics at http://%s:%d", *back.getsockname()[:2])
         admin = (uvicorn_config(config, apps.admin), back) if back else None
         run_both((uvicorn_config(config, apps.public), front), admin, apps.running.drain)
+
+
+def engine_of(config: ServeConfig, load: Callable[[], LM], doors: ExitStack) -> tuple[ServeConfig, Engine]:
+    """The engine that the settings name, and the settings as it has them; what it needs ends with `doors`."""
+    if config.vllm is not None:
+        config = doors.enter_context(own_vllm(config))
+    if not config.upstreams:
+        return config, EmbeddedEngine(load(), config)
+    engine = UpstreamEngine.connect(config)
+    return config.model_copy(update={"adapter": engine.names.adapter}), engine
 
 
 def check_access(config: ServeConfig) -> None:
