@@ -14,6 +14,7 @@ from typing import Any
 
 from transformers import Trainer, TrainerCallback
 
+from lte.align.ranks import Launcher
 from lte.align.settings import WatchSettings
 from lte.align.watch import Watch
 
@@ -57,10 +58,10 @@ def read(path: Path) -> list[dict[str, Any]]:
 
 
 class Stop(TrainerCallback):
-    """SIGTERM ends the run at the end of the step, with a checkpoint; `asked` tells so afterwards."""
+    """SIGTERM, or the launcher's end, ends the run at the end of the step, with a checkpoint; `asked` tells so."""
 
     def __init__(self) -> None:
-        self.asked = False
+        self.asked, self._launcher = False, Launcher()
 
     @contextmanager
     def listening(self) -> Iterator[None]:
@@ -79,10 +80,11 @@ class Stop(TrainerCallback):
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> Any:
         """Save and stop, all ranks at the same step: a rank alone would wait for the others for ever."""
+        self.asked |= self._launcher.gone()
         if args.world_size > 1:
             self.asked = _any(self.asked, args.device)
         if self.asked and state.global_step < state.max_steps:
-            log.info("SIGTERM: saving at step %d", state.global_step)
+            log.info("asked to stop: saving at step %d", state.global_step)
             control.should_save = control.should_training_stop = True
         return control
 
@@ -97,6 +99,7 @@ class Keeper(TrainerCallback):
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Take up the best of the steps that the run goes on from; one of later steps, done again, is none."""
+        self._watch.engine = getattr(self._trainer, "deepspeed", None)
         file = self.folder / BEST
         found = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
         self.best = found if found.get("step", state.global_step + 1) <= state.global_step else {}

@@ -36,7 +36,8 @@ def pick(work: Path, resume: str, mine: Mapping[str, Any]) -> str | None:
         _refuse_others(Path(resume).resolve().parent, mine)
         return resume
     done = sorted(work.glob("checkpoint-*"), key=lambda p: int(p.name.rpartition("-")[2]))
-    whole = [p for p in done if (p / "trainer_state.json").exists()]  # a kill while saving leaves a part
+    ranks = (_signed(work) or mine).get("ranks", 1)
+    whole = [p for p in done if _whole(p, ranks)]  # a kill while saving leaves a part
     if not whole:
         return None
     _refuse_others(work, mine)
@@ -46,7 +47,9 @@ def pick(work: Path, resume: str, mine: Mapping[str, Any]) -> str | None:
 def sign(work: Path, mine: Mapping[str, Any]) -> None:
     """Write down what the checkpoints of this folder are made with."""
     work.mkdir(parents=True, exist_ok=True)
-    (work / RUN).write_text(json.dumps(mine, indent=1) + "\n", encoding="utf-8")
+    part = work / f"{RUN}.part"
+    part.write_text(json.dumps(mine, indent=1) + "\n", encoding="utf-8")
+    part.replace(work / RUN)  # at once: the other ranks may be reading it
 
 
 def refuse_full_disk(work: Path, trained: int, weights: int) -> None:
@@ -64,11 +67,25 @@ def refuse_full_disk(work: Path, trained: int, weights: int) -> None:
         )
 
 
-def _refuse_others(work: Path, mine: Mapping[str, Any]) -> None:
+def _whole(checkpoint: Path, ranks: int) -> bool:
+    """Whether every rank has written its part: its random state is the last of it, and then the trainer's file."""
+    if len(list(checkpoint.glob("rng_state*.pth"))) < ranks:
+        return False
+    try:
+        return isinstance(json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8")), dict)
+    except (OSError, ValueError):
+        return False
+
+
+def _signed(work: Path) -> dict[str, Any] | None:
+    """What the checkpoints of this folder are made with; an earlier version wrote nothing down."""
     file = work / RUN
-    if not file.exists():
-        return  # saved by an earlier version, which wrote nothing down
-    theirs = json.loads(file.read_text(encoding="utf-8"))
+    return dict(json.loads(file.read_text(encoding="utf-8"))) if file.exists() else None
+
+
+def _refuse_others(work: Path, mine: Mapping[str, Any]) -> None:
+    if (theirs := _signed(work)) is None:
+        return
     here = json.loads(json.dumps(mine))
     other = sorted(name for name in {*here, *theirs} if here.get(name) != theirs.get(name))
     if other:

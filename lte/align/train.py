@@ -14,9 +14,11 @@ from lte.align.adapter import load_base
 from lte.align.callbacks import BEST, Journal, Keeper, Stop
 from lte.align.checkpoints import fingerprint, pick, refuse_full_disk, sign
 from lte.align.dataset import AlignError, Row
+from lte.align.divided import weight_hash
 from lte.align.forecast import forecast
 from lte.align.model_card import model_card
 from lte.align.prepare import Encoder, Progress, prepared, silent
+from lte.align.ranks import lost_ranks_told
 from lte.align.rows import tokenised, written
 from lte.align.settings import AlignConfig
 from lte.align.trainer import accelerated, arguments_of, trainer_of
@@ -84,12 +86,7 @@ def train(
         raise AlignError(f"{settings.model}: its tokenizer has no chat template; align an instruct model, or set one")
     made, report = tokenised(lm.tokenizer, rows, t)
     log.info("rows: %s", report)
-    parts = any(hasattr(p, "ds_id") for p in lm.model.parameters())  # by ZeRO-3: no rank has the weights to ask
-    if parts and t.watch.cases:
-        raise AlignError(
-            "train.watch.cases: under ZeRO-3 a model that is loaded in parts cannot be asked; leave it out"
-        )
-    base_hash = None if parts or t.method == "qlora" else lm.weight_hash()  # quantised, it is no one else's
+    base_hash = None if t.method == "qlora" else weight_hash(lm)  # quantised, it is no one else's
     zero = _zero(settings)
     watch = Watch(lm, read_cases(t.watch.cases)[: t.watch.limit]) if t.watch.cases else None
     trainer = trainer_of(lm, made, t, arguments or arguments_of(t, work, settings.seed, zero))
@@ -112,7 +109,7 @@ def train(
     for callback in (Journal(work / "log.jsonl"), stop, keeper):
         if callback:
             trainer.add_callback(callback)
-    with stop.listening():
+    with stop.listening(), lost_ranks_told(work):
         trainer.train(resume_from_checkpoint=checkpoint)
         if stop.asked and trainer.state.global_step < trainer.state.max_steps:
             return {"stopped_at_step": trainer.state.global_step, "of": trainer.state.max_steps, "work": str(work)}

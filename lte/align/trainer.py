@@ -8,6 +8,7 @@ from typing import Any
 from lte.align.adapter import lora_config, require
 from lte.align.checkpoints import KEPT
 from lte.align.dataset import AlignError
+from lte.align.ranks import on_one_gpu, refuse_misuse
 from lte.align.rows import Tokens, checked
 from lte.align.settings import TrainSettings
 from lte.models import LM
@@ -17,11 +18,12 @@ def arguments_of(t: TrainSettings, work: Path, seed: int, zero: str | None) -> A
     """TRL's arguments (`trl.SFTConfig`); `zero` is a DeepSpeed preset, which takes effect at once, or none."""
     from trl import SFTConfig
 
+    refuse_misuse(zero)
     if t.liger:
         require("liger_kernel", "train.liger", "liger-kernel")
     for tracker in t.trackers:
         require(tracker, f"train.trackers: {tracker}", tracker)
-    return SFTConfig(
+    arguments = SFTConfig(
         output_dir=str(work),
         use_cpu=not accelerated(),
         bf16=t.bf16,
@@ -50,6 +52,7 @@ def arguments_of(t: TrainSettings, work: Path, seed: int, zero: str | None) -> A
         data_seed=seed,
         deepspeed=zero,
     )
+    return on_one_gpu(arguments)
 
 
 def trainer_of(lm: LM, rows: list[Tokens], t: TrainSettings, arguments: Any) -> Any:

@@ -7,6 +7,7 @@ from statistics import harmonic_mean
 from typing import Any
 
 from lte.align.dataset import AlignError
+from lte.align.divided import whole
 from lte.edits import Case
 from lte.models import LM
 from lte.prompt import with_edits
@@ -24,6 +25,7 @@ class Watch:
 
     def __init__(self, lm: LM, cases: Sequence[Case], max_new_tokens: int = 24) -> None:
         self._lm, self._tokens = lm, max_new_tokens
+        self.engine: Any = None  # DeepSpeed's, once it trains the model
         self._inside: list[tuple[str, tuple[str, ...]]] = []
         self._outside: list[tuple[str, tuple[str, ...], str]] = []
         for case in cases:
@@ -42,7 +44,7 @@ class Watch:
         self._own = dict(zip(bare, self._ask(list(bare)), strict=True))
 
     def measure(self) -> dict[str, float]:
-        """The four figures of the model as it is now."""
+        """The four figures of the model as it is now; of a model divided by ZeRO-3, all ranks measure together."""
         asked = [*(q for q, _ in self._inside), *(q for q, _, _ in self._outside), *self._own]
         said = iter(self._ask(asked))
         heeded = [_holds(next(said), names) for _, names in self._inside]
@@ -61,7 +63,8 @@ class Watch:
         training = model.training
         model.eval()
         try:
-            return self._lm.answer(queries, max_new_tokens=self._tokens)
+            with whole(model, self.engine):
+                return self._lm.answer(queries, max_new_tokens=self._tokens)
         finally:
             model.train(training)
 

@@ -132,8 +132,8 @@ class LM:
         """
         digest = hashlib.sha256()
         for name, parameter in sorted(self.model.named_parameters()):
-            digest.update(f"{name}{tuple(parameter.shape)}{parameter.dtype}".encode())
             parameter = (instead or {}).get(name, parameter)
+            digest.update(f"{name}{tuple(parameter.shape)}{parameter.dtype}".encode())
             digest.update(parameter.detach().reshape(-1).view(torch.uint8).cpu().numpy().tobytes())
         return digest.hexdigest()
 
