@@ -18,7 +18,7 @@ from lte.serve.config import ServeConfig
 from lte.serve.errors import ServeError, bad_request
 from lte.serve.found import explained, look_up, unlooked
 from lte.serve.guard import namespace_of
-from lte.serve.metrics import decided, stage
+from lte.serve.metrics import Verdict, decided, stage
 from lte.serve.models import Models
 from lte.serve.question import Engine, Question, Reply
 from lte.serve.store import Store
@@ -65,8 +65,8 @@ async def _respond(
         with stage(request, "recall"):
             found = await look_up(store, question, most, namespace, config.on_retrieval_error == "passthrough")
     used = found.edits if mode == "auto" else found.none
-    verdict = "off" if mode == "off" else "degraded" if found.degraded else "in_play" if any(found.edits) else "none"
-    decided(request, sum(len(own) for own in used), verdict)
+    verdict: Verdict = "in_play" if any(found.edits) else "degraded" if found.degraded else "none"
+    decided(request, sum(len(own) for own in used), "off" if mode == "off" else verdict)
     headers = {"x-lte-edits": ",".join(dict.fromkeys(str(e.id) for own in used for e in own))}
     headers |= {} if found.seq is None else {"x-lte-memory-seq": str(found.seq)}
     headers |= {"x-lte-degraded": "retrieval"} if found.degraded else {}

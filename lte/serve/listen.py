@@ -82,10 +82,10 @@ def listening(host: str, port: int, setting: str = "port") -> socket.socket:
     try:
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         return socket.create_server((host, port), family=family, backlog=512)
-    except OSError as error:
-        why = error.strerror or error
+    except (OSError, OverflowError) as error:  # the second: a port above 65535
+        why, other = getattr(error, "strerror", None) or error, port + 1 if port < 65535 else 9000
         raise ServeError(
-            f"{host}:{port}: cannot listen there ({why}); choose another with --set {setting}={port + 1}"
+            f"{host}:{port}: cannot listen there ({why}); choose another with --set {setting}={other}"
         ) from error
 
 

@@ -14,6 +14,7 @@ from lte.serve.errors import ServeError
 
 TYPE = "text/plain; version=0.0.4; charset=utf-8"
 REJECTED = frozenset({401, 403, 409, 412, 413, 422, 429, 431, 503})
+Verdict = Literal["in_play", "none", "off", "degraded"]
 FINE = (0.0005, 0.001, 0.002, 0.003, 0.005, 0.01, 0.015, 0.025, 0.05, 0.1, 0.25, 1.0)  # seconds
 FEW = (0, 1, 2, 3, 5, 8, 16, 32)
 
@@ -71,7 +72,7 @@ def stage(request: Request, name: str) -> Iterator[None]:
     metrics_of(request).retrieval.labels(name).observe(time.perf_counter() - began)
 
 
-def decided(request: Request, injected: int, verdict: Literal["in_play", "none", "off", "degraded"]) -> None:
+def decided(request: Request, injected: int, verdict: Verdict) -> None:
     """Note that a question is on its way to the engine with so many edits in front of it.
 
     verdict  whether any was in play; off: none was wanted; degraded: the memory failed, and that is let pass

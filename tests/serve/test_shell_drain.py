@@ -124,6 +124,12 @@ def test_keys_that_cannot_be_read_stop_the_start(tmp_path: Path) -> None:
         running.serve(ServeConfig(port=0, keys=str(tmp_path / "keys.json")), lambda: pytest.fail("it was loaded"))
 
 
+def test_an_admin_port_beyond_the_last_is_told_by_its_setting(tmp_path: Path) -> None:
+    config = ServeConfig.model_validate({"port": 65000, "keys": str(tmp_path / "keys.json")})
+    with pytest.raises(ServeError, match=r"66000: cannot listen.*--set admin.port=9000"):
+        running.serve(config, lambda: pytest.fail("the model was loaded"))
+
+
 def test_an_admin_port_in_use_is_told_by_its_setting(tmp_path: Path) -> None:
     with listening("127.0.0.1", 0) as door:
         port = door.getsockname()[1]
