@@ -7,7 +7,7 @@ cluster  hosts  pieces                the same on Ray
 probes  baseline  proof  cost         what is asked, of the unedited model too; whose answers they are; what they cost
 journal  collect  results             answers on disk as they come, gathered, and the file they add up to
 metrics  texts  legacy                what an answer is worth; judge, judging: as another model sees it
-growth  sweep                         how far a sequence moves weights; the same edits in one layer after another
+growth  sweep  recipes                how far a sequence moves weights; one layer after another; ways of serving edits
 endpoint  served  likelihoods         a model behind a server; client, address: how one is asked
 ability  harness  subject  quiet      what else a model can do
 intervals  compare  pairs  significance

@@ -53,9 +53,9 @@ class Study:
         return load_model("pocket", device="cpu")
 
     def units(self) -> Iterator[tuple[Path, int]]:
-        """(settings of an alignment, seed): all of a seed before the next."""
-        for seed in self.config.seeds:
-            for adapter in dict.fromkeys(recipe.adapter for recipe in self.config.recipes.values()):
+        """(settings of an alignment, seed): all seeds of one before the next, in the order of the recipes."""
+        for adapter in dict.fromkeys(recipe.adapter for recipe in self.config.recipes.values()):
+            for seed in self.config.seeds:
                 yield adapter, seed
 
     def prepare(self) -> None:

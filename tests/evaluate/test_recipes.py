@@ -141,8 +141,16 @@ def test_figures_are_means_over_cases_and_seeds_with_intervals_over_cases(found:
     less = theirs["less"]["H"]
     assert less["mean"] == pytest.approx(-0.3) and less["low"] < -0.3 < less["high"] and not ours["less"]
     assert less["high"] < 0  # in the same draws: where theirs is right, ours is
-    width = h["high"] - h["low"] + theirs["figures"]["H"]["high"] - theirs["figures"]["H"]["low"]
-    assert less["high"] - less["low"] < width
+    own = theirs["figures"]["H"]
+    assert less["low"] != pytest.approx(own["low"] - 0.9) and less["high"] != pytest.approx(own["high"] - 0.9)
+
+
+def test_the_same_answers_in_every_seed_make_no_interval_narrower() -> None:
+    once, twice = (figures({"a": [run(n, 5) for n in range(seeds)]}, {"a": "a"}, "a") for seeds in (1, 2))
+    [a], [b] = once["recipes"], twice["recipes"]
+    assert (a["figures"]["H"]["low"], a["figures"]["H"]["high"]) == pytest.approx(
+        (b["figures"]["H"]["low"], b["figures"]["H"]["high"])
+    )
 
 
 def test_the_table_has_a_row_a_recipe(found: dict[str, Any]) -> None:
