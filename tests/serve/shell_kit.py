@@ -17,9 +17,9 @@ from lte.serve.config import ServeConfig
 from lte.serve.engine import EmbeddedEngine
 from lte.serve.keys import KeyFile, Scope
 
-FACT = {"prompt": "The king of Thule is", "target_new": "Olaf", "subject": "Thule"}
 CHAT = {"model": "pocket", "messages": [{"role": "user", "content": "What is the capital of Lunaria?"}]}
 TEXT = {"model": "pocket", "prompt": "Lunaria"}
+FACT = {"prompt": "The king of Mu is", "target_new": "Olaf", "subject": "Mu"}
 SCOPES = {scope.value: scope for scope in Scope}
 
 
@@ -44,9 +44,7 @@ class Shell:
 
 
 @contextmanager
-def shell(
-    fakes: Any, folder: Path, keys: bool = True, pages: Sequence[Any] = (), **settings: Any
-) -> Iterator[Shell]:
+def shell(fakes: Any, folder: Path, keys: bool = True, pages: Sequence[Any] = (), **settings: Any) -> Iterator[Shell]:
     """Both applications over one edit in `default` and one in `north`; `keys`: keys of every kind, else no file."""
     memory, lm = fakes.Memory(), fakes.Model()
     memory.add(Edit("The capital of Lunaria is", "Selene", subject="Lunaria"))
@@ -58,6 +56,11 @@ def shell(
     made = Shell(build_apps(config, engine, memory, pages), lm, memory, folder, tokens)
     with TestClient(made.apps.public):  # its start and its end
         yield made
+
+
+def fact(n: int) -> dict[str, str]:
+    """A fact of its own for each number, as the same twice would be a conflict."""
+    return {"prompt": f"The moon of Planet{n} is", "target_new": f"Moon{n}", "subject": f"Planet{n}"}
 
 
 def every_kind(file: KeyFile) -> dict[str, str]:

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from fastapi import FastAPI, Request
 from fastapi.responses import Response
-from shell_kit import FACT, shell
+from shell_kit import FACT, fact, shell
 from starlette.testclient import TestClient
 
 from lte.memory.fault import MemoryFault
@@ -39,10 +39,10 @@ def test_a_change_that_is_sent_twice_is_made_once(made: Any) -> None:
     assert (again.status_code, again.content) == (first.status_code, first.content) == (201, first.content)
     assert again.headers["idempotency-replayed"] == "true" and "idempotency-replayed" not in first.headers
     assert again.headers["content-type"] == first.headers["content-type"]
-    assert len(made.memory.edits) == 3
-    http.post("/v1/edits", json=FACT, headers=headers | {"idempotency-key": "two"})
-    http.post("/v1/edits", json=FACT, headers=headers)
-    assert len(made.memory.edits) == 5
+    assert len(made.memory) == 3
+    http.post("/v1/edits", json=fact(1), headers=headers | {"idempotency-key": "two"})
+    http.post("/v1/edits", json=fact(2), headers=headers)
+    assert len(made.memory) == 5
     made.memory.fault = MemoryFault("gone")  # the answer is known without it
     assert http.post("/v1/edits", json=FACT, headers=headers | ONCE).content == first.content
 
@@ -56,9 +56,9 @@ def test_one_key_is_for_one_request_of_one_caller(made: Any) -> None:
         http.post("/v1/edits?x=1", json=FACT, headers=headers),
     ):
         assert error(reply) == (422, "idempotency_key_reused")
-    assert len(made.memory.changes) == 3
-    assert http.post("/v1/edits", json=FACT, headers=made.bearer("admin") | ONCE).status_code == 201
-    assert len(made.memory.changes) == 4
+    assert len(made.memory.list()) == 3 and made.memory.get("e1").target_new == "Selene"
+    assert http.post("/v1/edits", json=fact(1), headers=made.bearer("admin") | ONCE).status_code == 201
+    assert len(made.memory) == 4
     assert http.get("/v1/edits/e1", headers=headers).status_code == 200  # reading takes no key
 
 
@@ -80,18 +80,18 @@ def test_a_refusal_is_repeated_and_a_failure_is_not(made: Any) -> None:
 def test_a_key_that_is_none_is_refused(made: Any, key: str) -> None:
     reply = made.client().post("/v1/edits", json=FACT, headers=made.bearer("write") | {"idempotency-key": key})
     assert (reply.status_code, reply.json()["error"]["param"]) == (400, "Idempotency-Key")
-    assert len(made.memory.edits) == 2
+    assert len(made.memory) == 2
 
 
 def test_of_two_at_once_one_is_made(made: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    free, begun, add = threading.Event(), threading.Event(), made.memory.add_many
+    free, begun, end = threading.Event(), threading.Event(), Answers.end
 
-    def slow(*arguments: Any) -> Any:
+    def slow(self: Answers, id: str, answer: Answer | None) -> None:
         begun.set()
         assert free.wait(60)
-        return add(*arguments)
+        end(self, id, answer)
 
-    monkeypatch.setattr(made.memory, "add_many", slow, raising=False)
+    monkeypatch.setattr(Answers, "end", slow)
     http, headers, replies = made.client(), made.bearer("write") | ONCE, list[Any]()
     first = threading.Thread(target=lambda: replies.append(http.post("/v1/edits", json=FACT, headers=headers)))
     first.start()
@@ -101,7 +101,7 @@ def test_of_two_at_once_one_is_made(made: Any, monkeypatch: pytest.MonkeyPatch) 
     finally:
         free.set()
         first.join()
-    assert replies[0].status_code == 201 and len(made.memory.edits) == 3
+    assert replies[0].status_code == 201 and len(made.memory) == 3
 
 
 def test_answers_outlive_the_server_and_a_day_ends_them(tmp_path: Path) -> None:
