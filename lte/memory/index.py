@@ -11,13 +11,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lte.edits import Edit
+from lte.memory.coarse import Coarse
 from lte.memory.encoder import Vectors
 from lte.memory.gate import Mentions, Thresholds, words
 from lte.memory.record import STATES, Record, State
 from lte.memory.store import Change
 from lte.memory.validity import ALWAYS, window
 
-SLACK = 64  # dead rows a shelf may carry before it is packed
+SLACK = 64  # dead rows a shelf may carry in any case before it is packed
+SHARE = 8  # and one in so many of its rows; as many may come behind its coarse copy before that is made anew
+MANY = 20_000  # rows from which on a coarse copy is worth its making
 FEW = 20  # queries below which FAISS looks at rows one by one, and so can pass over those that are filtered out
 ACTIVE: tuple[State, ...] = ("active",)
 
@@ -97,7 +100,8 @@ class Shelf:
     A successor shares the rows of its predecessor and writes behind them, so a reader that still holds the
     predecessor sees neither a new row nor a half-written one, and adding an edit copies nothing.
 
-    marks  (3, capacity): `Entry.marks` of each row's entry; None while all of them are active and always valid
+    marks   (3, capacity): `Entry.marks` of each row's entry; None while all of them are active and always valid
+    coarse  a small copy of the first rows, to look through faster
     """
 
     def __init__(
@@ -107,8 +111,10 @@ class Shelf:
         size: int,
         dead: frozenset[int] = frozenset(),
         marks: NDArray[np.int64] | None = None,
+        coarse: Coarse | None = None,
     ) -> None:
         self.rows, self.owners, self.size, self.dead, self.marks = rows, owners, size, dead, marks
+        self.coarse = coarse
 
     def append(self, entry: Entry, vectors: Vectors) -> Shelf:
         """This shelf and the entry behind it. Only the newest shelf of a line may be appended to."""
@@ -125,31 +131,45 @@ class Shelf:
         if marks is not None:
             marks[:, self.size : size] = np.array(entry.marks, np.int64)[:, None]
         self.owners.extend([entry] * len(vectors))
-        return Shelf(rows, self.owners, size, self.dead, marks)
+        return Shelf(rows, self.owners, size, self.dead, marks, self.coarse)
 
     def without(self, dead: Iterable[int]) -> Shelf:
         """This shelf less some rows: passed over while they are few, packed away once they are many."""
         gone = self.dead.union(dead)
-        if len(gone) <= SLACK:
-            return Shelf(self.rows, self.owners, self.size, gone, self.marks)
+        if len(gone) <= max(SLACK, self.size // SHARE):
+            return Shelf(self.rows, self.owners, self.size, gone, self.marks, self.coarse)
         kept = np.setdiff1d(np.arange(self.size), np.fromiter(gone, np.int64))
         marks = None if self.marks is None else np.ascontiguousarray(self.marks[:, kept])
         return Shelf(self.rows[kept], [self.owners[i] for i in kept], len(kept), marks=marks)
 
+    def copied(self) -> Shelf:
+        """This shelf with a coarse copy of its rows, where they are many and the one it has lacks too many of them."""
+        behind = self.size - (self.coarse.size if self.coarse else 0)
+        if self.size < MANY or behind <= self.size // SHARE:
+            return self
+        return Shelf(self.rows, self.owners, self.size, self.dead, self.marks, Coarse(self.rows[: self.size]))
+
     def allowed(self, at: int | None, states: int) -> NDArray[np.bool_] | None:
         """Which rows a search for `states` at the tick `at` may find; None: all of them."""
+        mask: NDArray[np.bool_]
         if self.marks is None:
-            return None if states & _PLAIN[2] else np.zeros(self.size, bool)
-        begin, end, state = self.marks[:, : self.size]
-        mask: NDArray[np.bool_] = (state & states) != 0
-        if at is not None:
-            mask &= (begin <= at) & (at < end)
+            mask = np.full(self.size, bool(states & _PLAIN[2]))
+        else:
+            begin, end, state = self.marks[:, : self.size]
+            mask = (state & states) != 0
+            if at is not None:
+                mask &= (begin <= at) & (at < end)
+        if len(self.dead) > SLACK:
+            mask[np.fromiter(self.dead, np.int64)] = False
         return None if mask.all() else mask
 
     def nearest(
-        self, queries: Vectors, count: int, allowed: NDArray[np.bool_] | None = None
+        self, queries: Vectors, count: int, allowed: NDArray[np.bool_] | None = None, floor: float = -np.inf
     ) -> tuple[Vectors, NDArray[np.int64]]:
-        """Scores and row numbers of the `count` nearest rows of each query, best first, among those `allowed`."""
+        """Scores and row numbers of the `count` nearest rows of each query, best first, among those `allowed`.
+
+        floor  the least score that matters: of rows below, others may come in their place
+        """
         import faiss  # here: importing a room does no work
 
         rows, real = self.rows[: self.size], None
@@ -162,12 +182,36 @@ class Shelf:
         threads = faiss.omp_get_max_threads()
         faiss.omp_set_num_threads(1)  # a second thread waits at barriers when its core is taken: 40 times slower
         try:
+            if self.coarse is not None and len(queries) < FEW:
+                return self._looked_up(self.coarse, queries, count, allowed, floor)
             if allowed is None:
                 scores, found = faiss.knn(queries, rows, count, metric=faiss.METRIC_INNER_PRODUCT)
                 return scores, found if real is None else real[found]
             return _selected(queries, rows, count, allowed)
         finally:
             faiss.omp_set_num_threads(threads)
+
+    def _looked_up(
+        self, coarse: Coarse, queries: Vectors, count: int, allowed: NDArray[np.bool_] | None, floor: float
+    ) -> tuple[Vectors, NDArray[np.int64]]:
+        """`nearest` of a few queries: by the coarse copy and, behind it, row by row."""
+        scores, found = np.full((len(queries), count), -np.inf, np.float32), np.zeros((len(queries), count), np.int64)
+        first, tail = coarse.size, slice(coarse.size, self.size)
+        masks = (None, None) if allowed is None else (allowed[:first], allowed[tail])
+        for i, query in enumerate(queries):
+            parts = [coarse.nearest(query, self.rows[:first], count, floor, masks[0])]
+            rest = [(0, self.rows[:first], masks[0])] if parts[0] is None else []
+            for start, rows, mask in [*rest, (first, self.rows[tail], masks[1])]:
+                many = min(count, len(rows) if mask is None else int(mask.sum()))
+                if many:
+                    all_of = np.ones(len(rows), bool) if mask is None else mask
+                    near, places = _selected(query[None], rows, many, all_of)
+                    parts.append((near[0], places[0] + start))
+            near = np.concatenate([part[0] for part in parts if part])
+            places = np.concatenate([part[1] for part in parts if part])
+            best = np.argsort(-near, kind="stable")[:count]
+            scores[i, : len(best)], found[i, : len(best)] = near[best], places[best]
+        return scores, found
 
 
 def _selected(
@@ -217,13 +261,17 @@ class Index:
         """Take in changes of the log, in order; `vectors` holds the views of each that has an edit."""
         with self._lock:
             dead: dict[tuple[str, bool], set[int]] = {}
+            touched: set[str] = set()
             for change in changes:
                 self._drop(change.id, dead)
                 if change.edit is not None:
                     entry = Entry(change.id, change.namespace, change.seq, change.edit, change.record)
                     self._place(entry, vectors[change.seq])
+                    touched.add(entry.namespace)
             for (namespace, named), rows in dead.items():
                 self._pack(self._spaces[namespace], named, rows)
+            for space in (self._spaces[name] for name in touched):
+                space.shelves = {named: shelf.copied() for named, shelf in space.shelves.items()}
 
     def get(self, id: str) -> Entry | None:
         """The edit under `id`, whatever its state."""
@@ -370,10 +418,10 @@ def _nearest(
     """
     found: list[dict[Entry, float]] = [{} for _ in vectors]
     size = shelf.size if allowed is None else int(allowed.sum())
-    pending, count = list(range(len(vectors))), 4 * k + len(shelf.dead)
+    pending, count = list(range(len(vectors))), 4 * k + min(len(shelf.dead), SLACK)
     while pending and size:
         ends = np.cumsum([len(vectors[i]) for i in pending])
-        scores, rows = shelf.nearest(np.concatenate([vectors[i] for i in pending]), count, allowed)
+        scores, rows = shelf.nearest(np.concatenate([vectors[i] for i in pending]), count, allowed, floor)
         left = []
         for i, start, end in zip(pending, [0, *ends[:-1]], ends):
             fewest = k

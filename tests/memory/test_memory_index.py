@@ -9,6 +9,7 @@ from memory_samples import FakeEncoder
 from lte import Edit
 from lte.memory.gate import Thresholds
 from lte.memory.index import SLACK, Entry, Index, Shelf, views
+from lte.memory.record import Record
 from lte.memory.store import Change
 
 ALL = Thresholds(-1.0, -1.0, -1.0)
@@ -85,6 +86,33 @@ def test_search_equals_a_look_at_every_pair() -> None:
         wanted = sorted(passed, key=lambda i: -passed[i])[:7]
         assert [int(hit.entry.id[1:]) for hit in hits] == wanted
         assert [hit.score for hit in hits] == pytest.approx([passed[i] for i in wanted], abs=1e-5)
+
+
+@pytest.mark.parametrize("floor", [-1.0, 0.2, 0.45])
+def test_a_coarse_copy_changes_nothing_that_is_found(floor: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(3)
+    monkeypatch.setattr("lte.memory.index.MANY", 2000)
+    plain, coarse, vectors = Index(32), Index(32), {i: unit(rng, 2, 32) for i in range(2000)}
+    states = [("active", "disabled", "shadow")[i % 7 % 3] for i in range(2000)]
+    edits = [Edit(f"thing {i} is", "x", subject=f"thing {i}") for i in range(2000)]
+    records = [Record(f"e{i}", "default", e, state=s) for i, (e, s) in enumerate(zip(edits, states))]  # type: ignore[arg-type]
+    changes = [Change(i, f"e{i}", "add", "default", "", e, records[i]) for i, e in enumerate(edits)]
+    coarse.apply(changes[:1900], vectors)
+    coarse.apply(changes[1900:], vectors)  # behind the copy
+    monkeypatch.setattr("lte.memory.index.MANY", 10**9)
+    plain.apply(changes, vectors)
+    for index in (plain, coarse):
+        index.apply([Change(3000 + i, f"e{i}", "delete", "default", "", None) for i in range(0, 300, 2)], {})
+    shelf = coarse._spaces["default"].shelves[True]
+    assert shelf.coarse is not None and shelf.coarse.size == 3800 < shelf.size and len(shelf.dead) == 300
+    queries = [unit(rng, int(rng.integers(1, 3)), 32) for _ in range(10)]
+    for wanted in (("active",), ("shadow",), ("active", "shadow", "disabled")):
+        gate, more = Thresholds(floor, floor, floor), {"all_scores": floor < 0, "states": wanted}
+        found = [i.search("default", ["unnamed"] * 10, queries, 5, gate, **more) for i in (plain, coarse)]
+        assert [[h.entry.id for h in q] for q in found[0]] == [[h.entry.id for h in q] for q in found[1]]
+        assert any(found[0]) and all(h.entry.record.state in wanted for q in found[1] for h in q if h.entry.record)
+        for one, other in zip(*found):
+            assert [h.score for h in one] == pytest.approx([h.score for h in other], abs=1e-5)
 
 
 def test_an_edit_of_many_names_leaves_room_for_others() -> None:
