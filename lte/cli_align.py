@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -31,6 +32,8 @@ def run(
     from lte.align.train import main as align_main
 
     made = align_main(config, overrides, preview, dry_run, resume, _encode, progress_bars)
+    if int(os.environ.get("RANK", 0)):
+        return  # one of the ranks tells it
     for sample in made.pop("samples", ()):
         typer.echo(f"{sample}\n")
     typer.echo(json.dumps(made, ensure_ascii=False, indent=1))

@@ -110,6 +110,7 @@ def test_two_ranks_learn_what_one_does(undisturbed: Start, preset: str):
     tensors = load_file(both.output / "adapter_model.safetensors")
     assert all(tensor.numel() and tensor.isfinite().all() for tensor in tensors.values())
 
+    assert both.said.count('"base_sha256"') == 1  # one rank tells what was made
     lm = load_model("pocket", adapter=both.output, dtype="bfloat16" if preset == "zero3" else "float32")
     assert lm.adapters["lte"].manifest["base_sha256"] == lm.weight_hash()  # ZeRO-3 divides it in bfloat16
     shards = list((both.work / f"checkpoint-{STEPS}").glob("global_step*/*optim_states.pt"))
