@@ -164,7 +164,7 @@ def test_the_table_has_a_row_a_recipe(found: dict[str, Any]) -> None:
 def test_the_drawing_shows_every_recipe_and_where_its_mean_lies(found: dict[str, Any]) -> None:
     root = ElementTree.fromstring(plot(found))
     words = [e.text for e in root.iter("{http://www.w3.org/2000/svg}text")]
-    assert "ours" in words and "theirs | old" in words and "false fire" in words
+    assert "ours" in words and "theirs | old" in words and "false fire: less is better" in words
     assert words.count("90") == 6  # H, H without portability and the four
     few = figures({"a": [{**run(0, 5), "cases": [{"doc": {"id": "0"}, "probes": [probe("reliability", "", "Yes")]}]}]},
                   {"a": "a"}, "ours")  # fmt: skip

@@ -25,7 +25,11 @@ COLUMNS = {  # of the table -> a figure
     "unrelated": "locality.unrelated", "H": "H", "H without portability": "H without portability",
     "false fire": "false_fire",
 }  # fmt: skip
-DRAWN = ("H", "H without portability", "reliability", "generalization", "portability", "locality", "false_fire")
+DRAWN = {  # a figure -> what stands above its panel
+    "H": "H", "H without portability": "H without portability", "reliability": "reliability",
+    "generalization": "generalization", "portability": "portability", "locality": "locality",
+    "false_fire": "false fire: less is better",
+}  # fmt: skip
 RESAMPLES = 2000
 WIDE, ROW, LEFT, TOP = 138, 30, 190, 96  # of a panel, of a recipe's line; where they begin
 Found = dict[str, Any]
@@ -142,7 +146,7 @@ def plot(found: Found, title: str = "Alignment recipes on the pocket model, end 
         parts.append(text(LEFT - 18, TOP + ROW * (n + 0.5) + 4, row["label"], anchor="end"))
     for column, key in enumerate(DRAWN):
         left = LEFT + column * (WIDE + 26)
-        parts.append(text(left, TOP - 14, key.replace("_", " "), weight=600))
+        parts.append(text(left, TOP - 14, DRAWN[key], weight=600))
         for share in (0, 0.5, 1):
             at = left + WIDE * share
             parts += [line(at, TOP, at, bottom, GRID), text(at, bottom + 16, f"{100 * share:g}", FAINT, "middle", 11)]
@@ -161,7 +165,6 @@ def _mark(figure: Mapping[str, Any], left: float, y: float, colour: str) -> str:
     return (
         line(left, y, mean, y, colour, 7)
         + line(low, y, high, y, "#1f2430", 1.25)
-        + text(mean + 6 if figure["mean"] < 0.7 else mean - 4, y + 4, f"{100 * figure['mean']:.0f}",
-               colour if figure["mean"] < 0.7 else "white", "start" if figure["mean"] < 0.7 else "end", 10)
+        + text(high + 5, y + 4, f"{100 * figure['mean']:.0f}", size=10)
         + "".join(seeds)
-    )  # fmt: skip
+    )
