@@ -9,6 +9,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from pydantic import Field
 
 from lte.config import Config
@@ -17,13 +18,16 @@ from lte.memory import signing, validity
 from lte.memory.change import Change
 from lte.memory.conflicts import Alike, Conflict
 from lte.memory.encoder import Encoder, SentenceTransformerEncoder, checked_vectors
+from lte.memory.explain import Explanation, explained, kept_out
 from lte.memory.fault import MemoryFault
 from lte.memory.gate import Thresholds, query_views
-from lte.memory.index import ACTIVE, Hit, Index
+from lte.memory.index import ACTIVE, Index, bit, views
 from lte.memory.mirror import Mirror
 from lte.memory.past import Past
 from lte.memory.record import LOCAL, Author, Record, State, record_from, record_row
+from lte.memory.scope import Verdict
 from lte.memory.signing import Checkpoint
+from lte.memory.stages import MORE, Gated, gate_of
 from lte.memory.store import Store, unknown
 from lte.memory.writer import KIND, OnConflict, Writer
 
@@ -39,7 +43,10 @@ class MemoryConfig(Config):
     threshold: float = Field(0.94, ge=-1, le=1)  # the edit has a subject and the query does not mention it
     mention_threshold: float = Field(0.5, ge=-1, le=1)  # the query mentions the edit's subject or an alias
     free_threshold: float = Field(0.8, ge=-1, le=1)  # the edit has no subject
-    conflict_threshold: float = Field(0.85, ge=-1, le=1)  # two prompts without their subject ask for the same
+    scope: str = "auto"  # the learned check: "auto" (the shipped one, if it fits the encoder), "off", or a file
+    cross_encoder: str | None = None  # hub id or folder of a CrossEncoder that looks at each candidate as well
+    cross_threshold: float = Field(0.5, ge=0, le=1)  # the least score of that, after a sigmoid
+    conflict_threshold: float = Field(0.6, ge=-1, le=1)  # two prompts without their subject ask for the same
     duplicate_threshold: float = Field(0.97, ge=-1, le=1)  # two statements, one without a subject, say the same
     key_file: str | None = None  # private key that signs checkpoints; none: PATH.key, made with the first one
     lock_timeout: float = Field(5.0, ge=0)  # seconds to wait while another process writes
@@ -58,7 +65,8 @@ class Recalled:
     score      cosine similarity of the nearest pair of views
     mentioned  whether the query names the edit's subject or an alias
     threshold  what the score had to reach
-    in_play    whether it did; always so for what `recall` returns
+    in_play    whether it did, and no check refused it; always so for what `recall` returns
+    verdicts   what the checks said
     """
 
     edit: Edit
@@ -66,6 +74,7 @@ class Recalled:
     mentioned: bool = False
     threshold: float = 0.0
     in_play: bool = True
+    verdicts: tuple[Verdict, ...] = ()
 
 
 # The class has a method `list`, which would stand for the type inside it
@@ -76,6 +85,8 @@ Recalls = list[Recall]
 Faults = list[str]
 Records = list[Record]
 Conflicts = list[Conflict]
+Checkpoints = list[Checkpoint]
+Gates = list[list[Gated]]
 
 
 class EditMemory:
@@ -93,6 +104,7 @@ class EditMemory:
         self._store, self._clock = store, clock
         self._mirror = Mirror(store, encoder, Path(store.path + ".index") if config.index_file and on_disk else None)
         self._past = Past(store, clock)
+        self._gate = gate_of(encoder, config.scope, config.cross_encoder, config.cross_threshold)
         self._writing = threading.RLock()
         alike = Alike(config.conflict_threshold, config.duplicate_threshold)
         self._writer = Writer(store, self._mirror, encoder, alike, self._writing, self._check_open)
@@ -356,8 +368,20 @@ class EditMemory:
         as_of: int | datetime | None = None,
         states: Collection[State] = ACTIVE,
     ) -> Recall:
-        """The k nearest edits with score and threshold, those in play first: why an edit was recalled, or was not."""
+        """The k nearest edits with score and threshold, those in play first."""
         return self._search([query], k, namespace, True, as_of, states)[0]
+
+    def explain(self, query: str, k: int = 3, namespace: str = NAMESPACE) -> Explanation:
+        """Why `recall` gives what it gives: the candidates, what each stage said of them, the nearest miss."""
+        [gated] = self._gated([query], k + MORE, namespace, True, None, ACTIVE)
+        index, at = self._index(), validity.ticks(validity.moment("clock", self._clock()))
+        out = kept_out(index.entries(), namespace, at, bit(ACTIVE))
+        asked = query_views(query)
+        texts = [asked, *(views(one.hit.entry.edit, one.hit.entry.keys) for one in gated)]
+        flat = list(dict.fromkeys(t for some in texts for t in some))
+        vector = dict(zip(flat, checked_vectors(self.encoder, flat, index.dim))) if gated else {}
+        of = [np.stack([vector[t] for t in some]) for some in texts] if gated else []
+        return explained(query, k, self.config.thresholds, gated, [of[0] @ v.T for v in of[1:]], out)
 
     def export_jsonl(self, path: str | Path, namespace: str | None = None) -> int:
         """Write the records that are not deleted, one JSON object a line; returns how many.
@@ -397,6 +421,11 @@ class EditMemory:
         made = self._signer.sign(self._store.memory_id, seq, digest, self._clock().isoformat(timespec="seconds"))
         self._store.keep(made)
         return made
+
+    def checkpoints(self) -> Checkpoints:
+        """The checkpoints that are kept beside the log, oldest first."""
+        self._check_open()
+        return self._store.checkpoints()
 
     def anchor(self, path: str | Path) -> Checkpoint:
         """Add a checkpoint to a file to be kept elsewhere: only against it does a rewrite of everything show."""
@@ -460,6 +489,18 @@ class EditMemory:
         as_of: int | datetime | None,
         states: Collection[State],
     ) -> Recalls:
+        found = self._gated(queries, k, namespace, all_scores, as_of, states)
+        return [[_recalled(one) for one in of_query] for of_query in found]
+
+    def _gated(
+        self,
+        queries: Sequence[str],
+        k: int,
+        namespace: str,
+        all_scores: bool,
+        as_of: int | datetime | None,
+        states: Collection[State],
+    ) -> Gates:
         if isinstance(queries, str) or not all(isinstance(q, str) for q in queries):
             raise MemoryFault(f"queries: got {queries!r:.80}; wanted a list of texts")
         if k < 1:
@@ -479,15 +520,15 @@ class EditMemory:
             _namespace(namespace),
             [queries[i] for i in asked],
             [encoded[[row[t] for t in texts[i]]] for i in asked],
-            k,
+            self._gate.deep(k),
             self.config.thresholds,
             all_scores,
             validity.ticks(validity.moment("clock", at)),
             states,
         )
-        found: Recalls = [[] for _ in queries]
-        for i, of_query in zip(asked, hits):
-            found[i] = [_recalled(hit) for hit in of_query]
+        found: Gates = [[] for _ in queries]
+        for i, of_query in zip(asked, self._gate.cut([queries[i] for i in asked], hits, k, all_scores)):
+            found[i] = of_query
         return found
 
     def _index(self) -> Index:
@@ -504,8 +545,9 @@ def read_records(path: str | Path, namespace: str) -> Records:
     return read_jsonl(path, lambda row: replace(record_from(row, namespace), supersedes=None))  # of another memory
 
 
-def _recalled(hit: Hit) -> Recalled:
-    return Recalled(hit.entry.edit, hit.score, hit.mentioned, hit.threshold, hit.in_play)
+def _recalled(one: Gated) -> Recalled:
+    hit = one.hit
+    return Recalled(hit.entry.edit, hit.score, hit.mentioned, hit.threshold, one.in_play, one.verdicts)
 
 
 def _edit(edit: Edit) -> Edit:
