@@ -60,13 +60,13 @@ def asked(http: Any, key: dict[str, str], operation: Any, mode: Any) -> set[int]
     @given(operation.as_strategy(generation_mode=mode))
     def ask(case: Any) -> None:
         sent = case.as_transport_kwargs(base_url="http://localhost", headers=key)
+        # Without that header: a change that never comes is waited for, and told with a 503.
+        headers = {name: value for name, value in sent["headers"].items() if name.lower() != "x-lte-min-seq"}
         body = sent.get("data")
         wire = {"content": body} if isinstance(body, (bytes, str)) else {"data": body}
         if "json" in sent:
             wire = {"json": sent["json"]}
-        reply = http.request(
-            sent["method"], sent["url"], params=sent.get("params"), headers=dict(sent["headers"]), **wire
-        )
+        reply = http.request(sent["method"], sent["url"], params=sent.get("params"), headers=headers, **wire)
         codes.add(reply.status_code)
         assert reply.status_code < 500, reply.text
 
