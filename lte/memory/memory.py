@@ -43,7 +43,7 @@ class MemoryConfig(Config):
     threshold: float = Field(0.94, ge=-1, le=1)  # the edit has a subject and the query does not mention it
     mention_threshold: float = Field(0.5, ge=-1, le=1)  # the query mentions the edit's subject or an alias
     free_threshold: float = Field(0.8, ge=-1, le=1)  # the edit has no subject
-    scope: str = "auto"  # the learned check: "auto" (the shipped one, if it fits the encoder), "off", or a file
+    scope: str = "off"  # the learned check: "off", "auto" (the shipped one, where it fits the encoder), or a file
     cross_encoder: str | None = None  # hub id or folder of a CrossEncoder that looks at each candidate as well
     cross_threshold: float = Field(0.5, ge=0, le=1)  # the least score of that, after a sigmoid
     conflict_threshold: float = Field(0.6, ge=-1, le=1)  # two prompts without their subject ask for the same

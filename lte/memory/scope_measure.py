@@ -112,15 +112,19 @@ def shares(
     gates: Sequence[str] = GATES,
     confidence: float = 0.95,
     k: int = 3,
+    threshold: float | None = None,
 ) -> list[Share]:
-    """The confusion table: what each gate does on each kind, in scope first."""
+    """The confusion table: what each gate does on each kind, in scope first.
+
+    threshold  of stage 2, in place of the model's
+    """
     kinds = sorted({(not one.row.in_scope, one.row.kind) for one in judged_})
     found = []
     for gate in gates:
         for out, kind in kinds:
             mine = [one for one in judged_ if one.row.kind == kind and one.row.in_scope is not out]
             # published LTE takes the k nearest whatever they score: so out of scope it always fires
-            passed = sum(one.passes(gate, thresholds, k=k) for one in mine)
+            passed = sum(one.passes(gate, thresholds, threshold, k) for one in mine)
             low, high = clopper_pearson(passed, len(mine), confidence)
             found.append(Share(gate, kind, not out, len(mine), passed, passed / len(mine), low, high))
     return found

@@ -98,6 +98,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
         *shares(both, thresholds, ("always", "stage 1", "both"), k=chosen.k),
         *shares(alone, thresholds, ("stage 2",), k=chosen.k),
     ]
+    curve = [
+        {"scope": at}
+        | {one.kind: round(one.share, 4) for one in shares(both, thresholds, ("both",), k=chosen.k, threshold=at)}
+        for at in (0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.35, 0.4, 0.45, 0.5, 0.6, 0.7)
+    ]
     said = {
         **about(__file__, arguments),
         "edits": chosen.edits,
@@ -105,6 +110,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "dropped": dropped,
         "thresholds": {"named": thresholds.named, "mentioned": thresholds.mentioned, "scope": model.threshold},
         "figures": table(found),
+        "both_by_scope_threshold": curve,
     }
     write(chosen.output, said)
     for one in found:

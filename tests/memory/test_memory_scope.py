@@ -10,19 +10,22 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from memory_samples import CAPITAL, CONFIG, TONGUE, FakeEncoder
+from typer.testing import CliRunner
 
 from lte import Edit
+from lte.cli_memory import memories
 from lte.memory import EditMemory, MemoryFault
 from lte.memory import scope_fit as fitting
-from lte.memory.index import Entry
+from lte.memory.index import Entry, Hit
 from lte.memory.scope import FEATURES, ScopeCheck, ScopeModel, read_model, shipped
 from lte.memory.scope_measure import GATES, clopper_pearson, judged, shares
 from lte.memory.scope_rows import PARTS, ScopeRow, read_scope
 from lte.memory.scope_text import side, spans
-from lte.memory.stages import gate_of
+from lte.memory.stages import CrossCheck, gate_of
 
 RELATIONS = {
     "tongue": ("The mother tongue of {} is", "What is the mother tongue of {}?", "{} grew up with the mother tongue"),
@@ -270,3 +273,48 @@ def _flat() -> ScopeModel:
     return ScopeModel(
         "fake", (0.0,) * 64, ((1.0,) * 64,), (0.0,) * size, (1.0,) * size, (1.0,) * size, 0.0, (1.0, 0.0), 0.5
     )
+
+
+def test_calibrate_fits_and_states_and_explain_prints(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lte.memory.encoder.SentenceTransformerEncoder", lambda *_: FakeEncoder())
+    monkeypatch.setattr("lte.memory.memory.SentenceTransformerEncoder", lambda *_: FakeEncoder())
+    data, made, db = tmp_path / "scope.jsonl", tmp_path / "scope.json", tmp_path / "memory.db"
+    data.write_text("".join(row.text + "\n" for row in scope_rows()))
+    runner = CliRunner()
+    done = runner.invoke(memories, ["calibrate", "--data", str(data), "--fit", "--write", str(made), "-o", "json"])
+    assert done.exit_code == 0, done.output
+    rows = {(row["gate"], row["kind"]): row for row in json.loads(done.output)}
+    assert rows["both", "paraphrase"]["in_scope"] and rows["both", "unrelated"]["share"] == 0.0
+    low, high = clopper_pearson(0, rows["both", "unrelated"]["n"])
+    assert (rows["both", "unrelated"]["low"], rows["both", "unrelated"]["high"]) == (round(low, 4), round(high, 4))
+    assert read_model(made).encoder == "fake"
+    assert runner.invoke(memories, ["calibrate", "--data", str(data), "--fit"]).exit_code == 2
+    assert runner.invoke(memories, ["calibrate"]).exit_code == 2
+    settings = tmp_path / "memory.yaml"
+    settings.write_text(f"scope: {made}\nmention_threshold: 0.2\n")
+    with EditMemory.open(db, CONFIG, FakeEncoder()) as memory:
+        memory.add(TONGUE)
+    asked = ["explain", "It is not true: The mother tongue of Ada Quill is", "--db", str(db), "--config", str(settings)]
+    done = runner.invoke(memories, asked)
+    assert done.exit_code == 0 and "nearest miss" in done.output and "out of scope" in done.output, done.output
+    assert json.loads(runner.invoke(memories, [*asked, "-o", "json"]).output)["nearest_miss"]["margin"] < 0
+
+
+def test_a_cross_encoder_looks_at_every_candidate(tmp_path: Path) -> None:
+    from transformers import BertConfig, BertForSequenceClassification, BertTokenizer
+
+    torch.manual_seed(0)
+    said = sorted({*["what", "is", "the", "mother", "tongue", "of", "ada", "quill", "?", "breton", "."]})
+    (tmp_path / "vocab.txt").write_text("\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *said]))
+    BertTokenizer(str(tmp_path / "vocab.txt")).save_pretrained(tmp_path)
+    shape = {"vocab_size": 5 + len(said), "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    BertForSequenceClassification(BertConfig(**shape, intermediate_size=16, num_labels=1)).save_pretrained(tmp_path)
+    hit = Hit(Entry("e1", "default", 1, TONGUE), 0.9, True, 0.5)
+    query = "What is the mother tongue of Ada Quill?"
+    [[verdict]] = CrossCheck(str(tmp_path), 0.0).verdicts([query], [[hit]])
+    assert verdict is not None and verdict.passes and 0 < verdict.probability < 1
+    gate = gate_of(FakeEncoder(), "off", str(tmp_path), 1.0)
+    assert gate.cut([query], [[hit]], 3, False) == [[]]
+    assert [one.in_play for one in gate.cut([query], [[hit]], 3, True)[0]] == [False]
+    with pytest.raises(MemoryFault, match="cannot be loaded"):
+        CrossCheck(str(tmp_path / "none")).verdicts([query], [[hit]])
