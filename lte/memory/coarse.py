@@ -53,7 +53,8 @@ class Coarse:
         while wanted < self.size // 8:
             wanted = min(wanted, most)
             bits = None if allowed is None else np.packbits(allowed, bitorder="little")
-            params = None if bits is None else faiss.SearchParameters(sel=faiss.IDSelectorBitmap(bits))
+            sel = None if bits is None else faiss.IDSelectorBitmap(bits)  # type: ignore[call-arg, arg-type]
+            params = None if sel is None else faiss.SearchParameters(sel=sel)  # type: ignore[call-arg]
             rough, found = self._index.search(query[None], wanted, params=params)
             exact = rows[found[0]] @ query
             order = np.argsort(-exact, kind="stable")[:count]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from datetime import datetime
 from typing import Any, Literal, get_args
@@ -182,11 +182,6 @@ def restored(text: str, id: str, namespace: str, seq: int, updated: str) -> Reco
         created=None if created is None else validity.moment("created", created),
         updated=validity.moment("updated", updated),
     )
-
-
-def new_records(edits: Iterable[Edit], namespace: str) -> list[Record]:
-    """Records of edits that no memory has written yet."""
-    return [Record("", namespace, edit) for edit in edits]
 
 
 def _test(test: EditTest | Mapping[str, Any]) -> EditTest:

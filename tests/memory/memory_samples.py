@@ -30,7 +30,9 @@ class FakeEncoder:
         return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
 
 
-CONFIG = MemoryConfig(threshold=0.95, mention_threshold=0.2, free_threshold=0.8, lock_timeout=0.2)
+CONFIG = MemoryConfig(
+    threshold=0.95, mention_threshold=0.2, free_threshold=0.8, conflict_threshold=0.85, lock_timeout=0.2
+)
 OpenMemory = Callable[..., EditMemory]
 
 TONGUE = Edit("The mother tongue of Ada Quill is", "Breton", subject="Ada Quill", aliases=("A. Quill",))

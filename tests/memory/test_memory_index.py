@@ -8,8 +8,9 @@ from memory_samples import FakeEncoder
 
 from lte import Edit
 from lte.memory.gate import Thresholds
-from lte.memory.index import SLACK, Entry, Index, Shelf, views
+from lte.memory.index import Index, views
 from lte.memory.record import Record
+from lte.memory.shelf import SLACK, Entry, Shelf
 from lte.memory.store import Change
 
 ALL = Thresholds(-1.0, -1.0, -1.0)
@@ -91,7 +92,7 @@ def test_search_equals_a_look_at_every_pair() -> None:
 @pytest.mark.parametrize("floor", [-1.0, 0.2, 0.45])
 def test_a_coarse_copy_changes_nothing_that_is_found(floor: float, monkeypatch: pytest.MonkeyPatch) -> None:
     rng = np.random.default_rng(3)
-    monkeypatch.setattr("lte.memory.index.MANY", 2000)
+    monkeypatch.setattr("lte.memory.shelf.MANY", 2000)
     plain, coarse, vectors = Index(32), Index(32), {i: unit(rng, 2, 32) for i in range(2000)}
     states = [("active", "disabled", "shadow")[i % 7 % 3] for i in range(2000)]
     edits = [Edit(f"thing {i} is", "x", subject=f"thing {i}") for i in range(2000)]
@@ -99,7 +100,7 @@ def test_a_coarse_copy_changes_nothing_that_is_found(floor: float, monkeypatch: 
     changes = [Change(i, f"e{i}", "add", "default", "", e, records[i]) for i, e in enumerate(edits)]
     coarse.apply(changes[:1900], vectors)
     coarse.apply(changes[1900:], vectors)  # behind the copy
-    monkeypatch.setattr("lte.memory.index.MANY", 10**9)
+    monkeypatch.setattr("lte.memory.shelf.MANY", 10**9)
     plain.apply(changes, vectors)
     for index in (plain, coarse):
         index.apply([Change(3000 + i, f"e{i}", "delete", "default", "", None) for i in range(0, 300, 2)], {})
