@@ -123,10 +123,13 @@ class Study:
         part.replace(file)
 
     def report(self) -> None:
-        """Write figures, table and drawing of what every recipe was measured at with every seed."""
+        """Write figures, table and drawing of what was measured."""
         from lte.evaluate.report.recipes import figures, plot, table
 
-        runs = {n: [self._run(n, seed) for seed in self.config.seeds] for n in self.config.recipes}
+        measured = {n: [self._run(n, seed) for seed in self.config.seeds] for n in self.config.recipes}
+        runs = {n: there for n, of in measured.items() if (there := [run for run in of if run])}
+        if not runs:
+            raise ConfigError(f"{self.folder}: nothing was measured yet; run the study, and report on it then")
         labels = {name: recipe.label for name, recipe in self.config.recipes.items()}
         found = figures(runs, labels, "ours" if "ours" in runs else next(iter(runs)))
         texts = {"json": json.dumps(found, indent=1) + "\n", "md": table(found), "svg": plot(found)}
@@ -151,9 +154,9 @@ class Study:
         """What finds a dataset's near misses, where it wants some."""
         return partial(checked_vectors, self.encoder) if config.rates.near_miss else None
 
-    def _run(self, name: str, seed: int) -> dict[str, Any]:
+    def _run(self, name: str, seed: int) -> dict[str, Any] | None:
         file = self.folder / "measured" / f"{name}-{seed}.json"
-        return dict(json.loads(file.read_text(encoding="utf-8")))
+        return dict(json.loads(file.read_text(encoding="utf-8"))) if file.exists() else None
 
     def _read(self, name: str) -> list[Case]:
         return read_cases(self.folder / f"{name}.jsonl")
@@ -199,17 +202,21 @@ def main() -> None:
     parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="a setting of the file")
     parser.add_argument("--processes", type=int, default=1, metavar="N", help="that work side by side")
     parser.add_argument("--shard", type=Shard.of, metavar="I/N", help="this part of the work alone, and no report")
+    parser.add_argument("--report", action="store_true", help="on what is measured, and do no more")
     options = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     study = Study(load(StudyConfig, options.config, options.set), options.folder)
+    if options.report:
+        return study.report()
     study.prepare()
-    if options.shard or options.processes < 2:
-        work(study, options.shard or Shard())
+    if options.shard:
+        return work(study, options.shard)
+    if options.processes < 2:
+        work(study, Shard())
     else:
         settings = [word for setting in options.set for word in ("--set", setting)]
         side_by_side(options.folder, options.processes, [str(options.folder), str(options.config), *settings])
-    if not options.shard:
-        study.report()
+    study.report()
 
 
 if __name__ == "__main__":

@@ -153,6 +153,14 @@ def test_the_same_answers_in_every_seed_make_no_interval_narrower() -> None:
     )
 
 
+def test_a_recipe_measured_with_fewer_seeds_is_compared_in_those_and_says_so() -> None:
+    runs = {"few": [run(1, 9)], "ours": [run(0, 3), run(1, 10)]}
+    found = figures(runs, {"few": "few", "ours": "ours"}, "ours")
+    few = found["recipes"][0]
+    assert found["seeds"] == [0, 1] and few["less"]["H"]["mean"] == pytest.approx(-0.1)
+    assert "| few (1 of 2 seeds) |" in table(found) and "| ours |" in table(found) and "few (1 of" in plot(found)
+
+
 def test_the_table_has_a_row_a_recipe(found: dict[str, Any]) -> None:
     head, _, theirs, ours = table(found).splitlines()
     cells = dict(zip((c.strip() for c in head.split(" | ")), (c.strip() for c in ours.split(" | ")), strict=True))

@@ -126,9 +126,14 @@ def test_a_small_study_from_its_command_to_its_table_goes_on_where_it_was_cut_of
     monkeypatch.chdir(ROOT)
     folder = small / "out"
     study = Study(load(StudyConfig, small / "study.yaml"), folder)
+    with pytest.raises(ConfigError, match="nothing was measured"):
+        study.report()
     study.prepare()
     work(study, Shard(0, 2))  # seed 0 alone
     assert {f.name for f in (folder / "measured").iterdir()} == {"ours-0.json", "no-gate-0.json"}
+    study.report()  # of what is there
+    assert json.loads((folder / "recipes.json").read_text(encoding="utf-8"))["seeds"] == [0]
+    (folder / "recipes.json").unlink()
     before = {f: f.stat().st_mtime_ns for f in folder.rglob("*") if f.suffix in (".safetensors", ".json", ".jsonl")}
     done = subprocess.run(
         ["bash", "launch/recipe_study.sh", str(folder), str(small / "study.yaml")],

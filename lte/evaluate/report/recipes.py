@@ -31,7 +31,7 @@ DRAWN = {  # a figure -> what stands above its panel
     "false_fire": "false fire: less is better",
 }  # fmt: skip
 RESAMPLES = 2000
-WIDE, ROW, LEFT, TOP = 138, 30, 190, 96  # of a panel, of a recipe's line; where they begin
+WIDE, ROW, LEFT, TOP = 138, 30, 230, 96  # of a panel, of a recipe's line; where they begin
 Found = dict[str, Any]
 
 
@@ -49,30 +49,33 @@ def figures(runs: Mapping[str, Sequence[Mapping[str, Any]]], labels: Mapping[str
 
     Every figure has its mean over cases and seeds, a 95% interval, and its mean in each seed. The interval is of a
     bootstrap that draws cases with all their seeds; every recipe is measured in the same draws, so that a difference to
-    the recipe `against` has its interval too. Shares are from 0 to 1.
+    the recipe `against`, in the seeds that both have, has its interval too. Shares are from 0 to 1.
     """
-    found = {name: _measured(of_recipe) for name, of_recipe in runs.items()}
+    seeds = {name: [run["seed"] for run in of_recipe] for name, of_recipe in runs.items()}
     rows: list[Found] = []
-    for name, got in found.items():
+    for name, of_recipe in runs.items():
+        got = _measured(of_recipe)
         told = {
             key: {"mean": mean, **_interval(got.drawn[key]), "seeds": [s[key] for s in got.seeds if key in s]}
             for key, mean in got.whole.items()
         }
-        base = found.get(against)
+        alike = [run for run in runs.get(against, ()) if run["seed"] in seeds[name]]
+        base = _measured(alike) if alike and name != against else None
         less = {
             key: {"mean": got.whole[key] - base.whole[key], **_interval(got.drawn[key] - base.drawn[key])}
             for key in HARMONIC
-            if base and name != against and key in got.whole and key in base.whole
+            if base and key in got.whole and key in base.whole
         }
-        ability = [run["ability"] for run in runs[name]]
+        ability = [run["ability"] for run in of_recipe]
         able = {
             key: {when: float(np.mean([a[when][key] for a in ability])) for when in ("before", "after")}
             for key in ability[0]["after"]
         }
-        rows.append({"recipe": name, "label": labels[name], "figures": told, "less": less, "ability": able})
-    first = next(iter(runs.values()))
-    about = {"against": against, "seeds": [run["seed"] for run in first], "cases": len(first[0]["cases"])}
-    return {**about, "recipes": rows}
+        about = {"recipe": name, "label": labels[name], "seeds": seeds[name]}
+        rows.append({**about, "figures": told, "less": less, "ability": able})
+    first = next(iter(runs.values()))[0]
+    every = sorted({seed for of_recipe in seeds.values() for seed in of_recipe})
+    return {"against": against, "seeds": every, "cases": len(first["cases"]), "recipes": rows}
 
 
 def _measured(runs: Sequence[Mapping[str, Any]]) -> _Measured:
@@ -122,8 +125,14 @@ def table(found: Found) -> str:
         cells += [f"{100 * known[0]:.1f} → {100 * known[1]:.1f}", f"{text_[0]:.1f} → {text_[1]:.1f}"]
         less = row["less"].get("H")
         cells.append(f"{100 * less['mean']:+.1f} [{100 * less['low']:+.1f}, {100 * less['high']:+.1f}]" if less else "")
-        lines.append(table_line([cell_text(row["label"]), *cells]))
+        lines.append(table_line([cell_text(_named_row(row, found)), *cells]))
     return "\n".join(lines) + "\n"
+
+
+def _named_row(row: Found, found: Found) -> str:
+    """A recipe's label, and how many seeds it was measured with where others were with more."""
+    few = len(row["seeds"]) < len(found["seeds"])
+    return f"{row['label']} ({len(row['seeds'])} of {len(found['seeds'])} seeds)" if few else str(row["label"])
 
 
 def _label(found: Found) -> str:
@@ -143,7 +152,7 @@ def plot(found: Found, title: str = "Alignment recipes on the pocket model, end 
     about = f"{found['cases']} edits in force at once, {len(found['seeds'])} seeds; bars: 95% over cases; dots: seeds"
     parts = [text(56, 46, about, FAINT)]
     for n, row in enumerate(rows):
-        parts.append(text(LEFT - 18, TOP + ROW * (n + 0.5) + 4, row["label"], anchor="end"))
+        parts.append(text(LEFT - 18, TOP + ROW * (n + 0.5) + 4, _named_row(row, found), anchor="end"))
     for column, key in enumerate(DRAWN):
         left = LEFT + column * (WIDE + 26)
         parts.append(text(left, TOP - 14, DRAWN[key], weight=600))
