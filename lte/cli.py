@@ -18,7 +18,7 @@ from lte.cli_align import alignments
 from lte.cli_edit import edits
 from lte.cli_evaluate import evaluations
 from lte.cli_memory import QUIET
-from lte.cli_memory_log import memories
+from lte.cli_memory_check import memories
 from lte.cli_serve import servings
 
 BAD_INPUT = 2

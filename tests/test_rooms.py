@@ -48,7 +48,7 @@ ARROWS: dict[str, set[str]] = {
     "serve.child": {"models.load"},  # where the bundled model is
     "evaluate": {"editors.base", "models", "edits", "records"},
     "pocket": EVERY_ROOM,
-    "cli": {*EVERY_ROOM, "cli_memory", "cli_memory_log", "cli_align", "cli_edit", "cli_evaluate", "cli_serve"},
+    "cli": {*EVERY_ROOM, "cli_memory", "cli_memory_check", "cli_align", "cli_edit", "cli_evaluate", "cli_serve"},
     "cli_align": {
         "align",
         "models",
@@ -65,6 +65,7 @@ ARROWS: dict[str, set[str]] = {
     "cli_serve": {"serve", "models", "cli_memory", "cli_evaluate"},
     "cli_memory": {"memory", "edits"},
     "cli_memory_log": {"memory", "edits", "cli_memory"},
+    "cli_memory_check": {"memory", "models", "serve", "cli_memory", "cli_memory_log"},
 }
 HEAVY = {"torch", "transformers", "sentence_transformers", "faiss", "sqlalchemy", "matplotlib", "numpy", "pydantic"}
 

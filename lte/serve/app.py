@@ -8,12 +8,13 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from fastapi import APIRouter, FastAPI
+from fastapi import APIRouter, Depends, FastAPI
 
 from lte import __version__
 from lte.serve.admin import Running, build_admin, probes
 from lte.serve.completions import completion_routes
 from lte.serve.config import ServeConfig
+from lte.serve.edits_common import min_seq
 from lte.serve.engine import Engine
 from lte.serve.errors import ServeError, install
 from lte.serve.guard import Guard
@@ -72,9 +73,10 @@ def build_apps(config: ServeConfig, engine: Engine, memory: Memory, pages: Seque
         title="lte", version=__version__, lifespan=lifespan, docs_url=None, redoc_url=None, redirect_slashes=False
     )
     models = Models(config.name or engine.name, engine.prompt_only)
-    app.include_router(completion_routes(config, models, engine, store))
+    waits = [Depends(min_seq(store))]
+    app.include_router(completion_routes(config, models, engine, store), dependencies=waits)
     app.include_router(model_routes(models))
-    app.include_router(edit_routes(config, store))
+    app.include_router(edit_routes(config, store, engine), dependencies=waits)
     app.include_router(probes(running))
 
     @app.get("/health", tags=["health"])

@@ -38,6 +38,9 @@ class Limits(Config):
     max_tokens: int = Field(1024, gt=0)  # the most a request may ask for
     default_tokens: int = Field(256, gt=0)  # where a request says nothing
     batch: int = Field(1000, gt=0)  # edits written in one call, and listed on one page
+    edit_bytes: int = Field(64 << 10, gt=0)  # of one edit with its keys and tests
+    test_answers: int = Field(256, gt=0)  # that the tests of one request may ask for
+    test_tokens: int = Field(64, gt=0)  # of an answer to a test
     waiting: int = Field(64, gt=0)  # answers in work or in the queue before 429
 
 

@@ -111,7 +111,9 @@ def _ask(config: ServeConfig, body: wire.Ask) -> Ask:
 
 
 def _wanted(body: wire.Ask) -> int | None:
-    return getattr(body, "max_completion_tokens", None) or body.max_tokens
+    if isinstance(body, wire.ChatRequest):  # in a text request it would be any value of a field that nobody reads
+        return body.max_completion_tokens or body.max_tokens
+    return body.max_tokens
 
 
 def _messages(body: wire.ChatRequest) -> list[dict[str, Any]]:

@@ -13,7 +13,9 @@ from starlette.exceptions import HTTPException
 from starlette.types import Receive, Scope, Send
 
 PATIENCE = 2.0  # seconds that a client which is refused may go on sending before the connection is cut
-WRAPPERS = frozenset({"body", "query", "path", "one", "many", "str", "int", "float", "bool"})  # pydantic's, not ours
+WRAPPERS = frozenset(
+    {"body", "query", "path", "header", "one", "many", "str", "int", "float", "bool"}
+)  # pydantic's, not ours
 
 
 class ServeError(RuntimeError):
@@ -27,15 +29,17 @@ class ServeError(RuntimeError):
         code: str | None = None,
         retry_after: int | None = None,
         headers: Mapping[str, str] | None = None,
+        more: Mapping[str, Any] | None = None,  # further fields of the error
     ) -> None:
         super().__init__(message)
         self.status, self.param, self.code, self.retry_after = status, param, code, retry_after
-        self.headers = dict(headers or {})
+        self.headers, self.more = dict(headers or {}), dict(more or {})
 
     @property
     def body(self) -> dict[str, Any]:
         """The JSON that a client reads."""
-        return {"error": {"message": str(self), "type": _kind(self.status), "param": self.param, "code": self.code}}
+        said = {"message": str(self), "type": _kind(self.status), "param": self.param, "code": self.code}
+        return {"error": said | self.more}
 
     @property
     def response(self) -> JSONResponse:

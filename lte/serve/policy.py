@@ -25,10 +25,21 @@ PUBLIC: Policies = {
     "GET /v1/models/{name:path}": Scope.read,
     "POST /v1/edits": Scope.write,
     "GET /v1/edits": Scope.read,
+    "POST /v1/edits/batch": Scope.write,
+    "GET /v1/edits/export": Scope.read,
+    "POST /v1/edits/search": Scope.read,
+    "POST /v1/edits/explain": Scope.read,
+    "POST /v1/edits/check": Scope.read,
+    "POST /v1/edits/rollback": Scope.admin,
     "GET /v1/edits/{id}": Scope.read,
     "PUT /v1/edits/{id}": Scope.write,
+    "PATCH /v1/edits/{id}": Scope.write,
     "DELETE /v1/edits/{id}": Scope.write,
     "GET /v1/edits/{id}/history": Scope.read,
+    "POST /v1/edits/{id}/supersede": Scope.write,
+    "POST /v1/edits/{id}/state": Scope.write,
+    "POST /v1/edits/{id}/test": Scope.write,
+    "POST /v1/edits/{id}/rollback": Scope.write,
 }
 ADMIN: Policies = {**PROBES, "GET /metrics": Scope.read}
 

@@ -4,40 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Protocol, TypeVar
+from typing import TypeVar
 
-from lte.edits import Edit, EditError
-from lte.memory.fault import MemoryFault, UnknownEdit
+from lte.edits import EditError
+from lte.memory import ConflictFault, EditMemory, MemoryFault, Outdated, Recalled, UnknownEdit
+from lte.serve.edits_shown import conflict_json
 from lte.serve.errors import ServeError
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
-
-
-class Recalled(Protocol):
-    """An edit that a query touches."""
-
-    @property
-    def edit(self) -> Edit:
-        """The edit, with its id."""
-
-
-class Memory(Protocol):
-    """The part of `lte.memory.EditMemory` that the server uses."""
-
-    def add(self, edit: Edit, namespace: str = ...) -> Edit: ...
-    def add_many(self, edits: Sequence[Edit], namespace: str = ...) -> list[Edit]: ...
-    def update(self, id: str, edit: Edit) -> Edit: ...
-    def delete(self, id: str) -> None: ...
-    def get(self, id: str) -> Edit: ...
-    def list(self, namespace: str | None = None) -> list[Edit]: ...
-    def history(self, id: str) -> Sequence[Any]: ...
-    def recall(self, query: str, k: int = ..., namespace: str = ...) -> Sequence[Recalled]: ...
-    def search(self, query: str, k: int = ..., namespace: str = ...) -> Sequence[Recalled]: ...
-    def __len__(self) -> int: ...
-    def close(self) -> None: ...
+Memory = EditMemory
+OPTIONS = ("supersede", "coexist")  # what `on_conflict` may say besides "refuse"
+PATIENCE, POLL = 2.0, 0.01  # seconds that a reader waits for a change, and between two looks
 
 
 class Store:
@@ -49,48 +30,44 @@ class Store:
         self._reader = ThreadPoolExecutor(1, thread_name_prefix="lte-memory-read")
         self.seq: int | None = None  # the newest change that a recall has seen
 
-    async def add(self, edits: Sequence[Edit], namespace: str) -> list[Edit]:
-        """The edits under their ids, durable and found by the next question; all of them or none."""
-        return await _told(self._writer, lambda: self._memory.add_many(edits, namespace))
+    async def write(self, change: Callable[[Memory], T], id: str | None = None) -> T:
+        """What a change of the memory gives: once this returns it is durable, and the next question is answered by it.
 
-    async def update(self, id: str, edit: Edit) -> Edit:
-        """The edit as it stands now."""
-        return await _told(self._writer, lambda: self._memory.update(id, edit), id)
+        Raises `ServeError`: 404, 409 for conflicts and for what was changed since, 422 for what cannot be taken, 503.
+        """
+        return await _told(self._writer, lambda: change(self._memory), id)
 
-    async def delete(self, id: str) -> None:
-        """Once this returns, no question that comes in is answered by the edit."""
-        await _told(self._writer, lambda: self._memory.delete(id), id)
-
-    async def get(self, id: str) -> Edit:
-        """One edit."""
-        return await _told(self._reader, lambda: self._memory.get(id), id)
-
-    async def every(self, namespace: str | None) -> list[Edit]:
-        """Every edit in force, oldest first."""
-        return await _told(self._reader, lambda: list(self._memory.list(namespace)))
-
-    async def history(self, id: str) -> list[Any]:
-        """Every change of one edit, oldest first."""
-        return await _told(self._reader, lambda: list(self._memory.history(id)), id)
+    async def read(self, look: Callable[[Memory], T], id: str | None = None) -> T:
+        """What a look at the memory gives; `ServeError` as for `write`."""
+        return await _told(self._reader, lambda: look(self._memory), id)
 
     async def recall(self, query: str, k: int, namespace: str) -> list[Recalled]:
         """The edits a question touches, nearest first. A fault is raised: an answer is never silently unedited."""
 
-        def look() -> list[Recalled]:
-            seq = getattr(self._memory, "seq", None)  # first: what is recalled is no older than what is told
-            found = list(self._memory.recall(query, k, namespace))
+        def look(memory: Memory) -> list[Recalled]:
+            seq = memory.seq  # first: what is recalled is no older than what is told
+            found = list(memory.recall(query, k, namespace))
             self.seq = seq
             return found
 
-        return await _told(self._reader, look)
+        return await self.read(look)
 
     async def nearest(self, query: str, k: int, namespace: str) -> list[Recalled]:
         """The edits nearest to a question, recalled or not."""
-        return await _told(self._reader, lambda: list(self._memory.search(query, k, namespace)))
+        return await self.read(lambda memory: memory.search(query, k, namespace))
+
+    async def reached(self, seq: int, patience: float = PATIENCE) -> None:
+        """Return once the memory has change number `seq`; `ServeError` 503 where it has not come in `patience`."""
+        end = time.monotonic() + patience
+        while (last := await self.read(lambda memory: memory.seq)) < seq:
+            if time.monotonic() >= end:
+                text = f"X-LTE-Min-Seq: change {seq} is not here yet, the newest is {last}; ask again shortly"
+                raise ServeError(text, 503, "X-LTE-Min-Seq", "seq_not_reached", retry_after=1)
+            await asyncio.sleep(POLL)
 
     async def size(self) -> int:
-        """How many edits are in force."""
-        return await _told(self._reader, lambda: len(self._memory))
+        """How many edits there are that are not deleted."""
+        return await self.read(len)
 
     async def close(self) -> None:
         """Finish the writes under way and let go of the memory."""
@@ -106,6 +83,11 @@ async def _told(worker: ThreadPoolExecutor, call: Callable[[], T], id: str | Non
         raise from_edit(error) from error
     except UnknownEdit as error:
         raise no_such_edit(id) from error
+    except ConflictFault as error:
+        told = {"conflicts": [conflict_json(c) for c in error.conflicts], "options": list(OPTIONS)}
+        raise ServeError(str(error), 409, "on_conflict", "edit_conflict", more=told) from error
+    except Outdated as error:
+        raise ServeError(str(error), 409, "id", "edit_changed") from error
     except (MemoryFault, OSError) as error:
         logger.error("the edit memory failed", exc_info=error)
         raise ServeError(f"the edit memory: {error}", 503, code="memory_unavailable", retry_after=1) from error
@@ -114,13 +96,13 @@ async def _told(worker: ThreadPoolExecutor, call: Callable[[], T], id: str | Non
 def no_such_edit(id: str | None) -> ServeError:
     """A 404 that says nothing of whether the edit is, or was, somewhere else."""
     return ServeError(
-        f"id {id!r}: no such edit, or deleted; GET /v1/edits lists those in force", 404, "id", "edit_not_found"
+        f"id {id!r}: no such edit, or deleted; GET /v1/edits lists those there are", 404, "id", "edit_not_found"
     )
 
 
 def from_edit(error: EditError, at: str = "") -> ServeError:
     """A 422 that names the field the edit's own message begins with; `at` says which edit of a batch."""
     field, colon, _ = str(error).partition(":")
-    named = field if colon and field.isidentifier() else None
+    named = field if colon and all(part.isidentifier() for part in field.split(".")) else None
     param = f"{at}.{named}" if at and named else named or at or None
     return ServeError(f"{at}.{error}" if at else str(error), 422, param, "invalid_edit")

@@ -9,6 +9,7 @@ from collections.abc import AsyncGenerator, Coroutine, Sequence
 from typing import Any, TypeVar
 
 from lte.edits import Edit
+from lte.memory.checks import normalised
 from lte.serve import wire
 from lte.serve.errors import ServeError
 from lte.serve.found import Found, told
@@ -142,11 +143,6 @@ def texts(reply: Reply) -> list[str]:
         return [str((c["message"]["content"] if "message" in c else c["text"]) or "") for c in choices]
     except (ValueError, LookupError, TypeError):
         return []
-
-
-def normalised(text: str) -> str:
-    """An answer as it is compared: without case, outer marks and the width of its blanks."""
-    return " ".join(text.casefold().split()).strip(" .,;:!?\"'")
 
 
 def _ids(edits: Sequence[Sequence[Edit]]) -> list[str]:

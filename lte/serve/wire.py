@@ -10,7 +10,7 @@ import json
 import time
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Discriminator, Field, Tag
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from lte.serve.config import Namespace
 
@@ -189,41 +189,3 @@ def event(data: Any) -> bytes:
 
 
 DONE = b"data: [DONE]\n\n"
-
-
-# --- edits ----------------------------------------------------------------------------------------------------------
-
-
-class EditIn(BaseModel):
-    """An edit as a client states it; PUT takes the same."""
-
-    model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
-
-    prompt: str
-    target_new: str
-    subject: str = ""
-    target_true: str | None = None
-    aliases: list[str] = []
-
-
-class NewEdit(EditIn):
-    """POST /v1/edits with one edit."""
-
-    namespace: Namespace | None = None
-
-
-class NewEdits(BaseModel):
-    """POST /v1/edits with several: all are written or none is."""
-
-    model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
-
-    edits: Annotated[list[EditIn], Field(min_length=1)]
-    namespace: Namespace | None = None
-
-
-def _which(body: Any) -> str:
-    several = "edits" in body if isinstance(body, dict) else isinstance(body, NewEdits)
-    return "many" if several else "one"
-
-
-OneOrMany = Annotated[Annotated[NewEdit, Tag("one")] | Annotated[NewEdits, Tag("many")], Discriminator(_which)]

@@ -4,18 +4,24 @@ from __future__ import annotations
 
 import threading
 import time
+import zlib
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import openai
 import pytest
 import uvicorn
 
 from lte.edits import Edit
-from lte.memory.fault import UnknownEdit
+from lte.memory import Author, Change, EditMemory, MemoryConfig, Recalled
+from lte.memory.change import Draft
+from lte.memory.encoder import Vectors
+from lte.memory.store import Store
+from lte.memory.validity import now
 from lte.prompt import TEMPLATE_ID
 from lte.serve.app import build_app
 from lte.serve.config import Limits, ServeConfig
@@ -99,83 +105,58 @@ class FakeModel:
             self.busy -= 1
 
 
-@dataclass
-class FakeMemory:
-    """Recalls the edits whose subject stands in the query."""
+class WordEncoder:
+    """Texts with the same words lie near each other."""
 
-    edits: dict[str, tuple[str, Edit]] = field(default_factory=dict)
-    changes: list[Any] = field(default_factory=list)
-    fault: Exception | None = None
-    closed: bool = False
+    id, dim = "words", 64
 
-    def _change(self, id: str, kind: str, namespace: str, edit: Edit | None) -> None:
-        self.changes.append(
-            SimpleNamespace(seq=len(self.changes) + 1, id=id, kind=kind, namespace=namespace, time="t", edit=edit)
-        )
+    def encode(self, texts: Sequence[str]) -> Vectors:
+        vectors = np.full((len(texts), self.dim), 1e-3, dtype=np.float32)
+        for row, text in zip(vectors, texts, strict=True):
+            for word in text.lower().strip("?.").split():
+                row[zlib.crc32(word.encode()) % self.dim] += 1
+        return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
 
-    def _check(self, id: str | None = None) -> None:
+
+class ShortIds(Store):
+    """A log in which the record written by change 1 is e1."""
+
+    def append(self, drafts: Sequence[Draft], encoder: str, by: Author, last: int | None = None) -> list[Change]:
+        named = [replace(d, id=d.id or f"e{n}") for n, d in enumerate(drafts, self.last() + 1)]
+        return super().append(named, encoder, by, last)
+
+
+class FakeMemory(EditMemory):
+    """A memory that recalls the edits whose subject stands in the query, and fails when it is told to."""
+
+    def __init__(self) -> None:
+        self.fault: Exception | None = None
+        config = MemoryConfig(scope="off", mention_threshold=0.1)
+        super().__init__(ShortIds(":memory:"), config, WordEncoder())
+
+    def _check_open(self) -> None:
         if self.fault:
             raise self.fault
-        if id is not None and id not in self.edits:
-            raise UnknownEdit(f"id {id!r}: no such edit")
+        super()._check_open()
 
-    def add(self, edit: Edit, namespace: str = "default") -> Edit:
-        return self.add_many([edit], namespace)[0]
+    def recall(self, query: str, k: int = 3, namespace: str = "default", **more: Any) -> list[Any]:
+        standing = [r.edit for r in self.records(namespace) if r.in_force(now())]
+        touched = [e for e in standing if e.subject and e.subject in query]
+        return [Recalled(e, 1.0, True) for e in touched[:k]]
 
-    def add_many(self, edits: Sequence[Edit], namespace: str = "default") -> list[Edit]:
-        self._check()
-        named = [e.with_id(f"e{len(self.changes) + i}") for i, e in enumerate(edits, 1)]
-        for edit in named:
-            self.edits[str(edit.id)] = (namespace, edit)
-            self._change(str(edit.id), "add", namespace, edit)
-        return named
-
-    def update(self, id: str, edit: Edit) -> Edit:
-        self._check(id)
-        namespace = self.edits[id][0]
-        self.edits[id] = (namespace, edit.with_id(id))
-        self._change(id, "update", namespace, edit.with_id(id))
-        return self.edits[id][1]
-
-    def delete(self, id: str) -> None:
-        self._check(id)
-        self._change(id, "delete", self.edits.pop(id)[0], None)
-
-    def get(self, id: str) -> Edit:
-        self._check(id)
-        return self.edits[id][1]
-
-    def list(self, namespace: str | None = None) -> list[Edit]:
-        self._check()
-        return [e for n, e in self.edits.values() if namespace in (None, n)]
-
-    def history(self, id: str) -> list[Any]:
-        self._check()
-        found = [c for c in self.changes if c.id == id]
-        if not found:
-            raise UnknownEdit(f"id {id!r}: no such edit")
-        return found
-
-    def recall(self, query: str, k: int = 3, namespace: str = "default") -> list[Any]:
-        self._check()
-        touched = [e for n, e in self.edits.values() if n == namespace and e.subject and e.subject in query]
-        return [SimpleNamespace(edit=e, score=1.0) for e in touched[:k]]
-
-    def search(self, query: str, k: int = 10, namespace: str = "default") -> list[Any]:
-        self._check()
-        near = [(e, e.subject in query) for n, e in self.edits.values() if n == namespace]
-        return [SimpleNamespace(edit=e, score=0.5 + hit / 2, threshold=0.9, in_play=hit) for e, hit in near[:k]]
+    def search(self, query: str, k: int = 10, namespace: str = "default", **more: Any) -> list[Any]:
+        near = [(r.edit, r.edit.subject in query) for r in self.records(namespace)]
+        return [Recalled(e, 0.5 + hit / 2, hit, 0.9, hit) for e, hit in near[:k]]
 
     @property
-    def seq(self) -> int:
-        return len(self.changes)
+    def edits(self) -> dict[str, tuple[str, Edit]]:
+        """Namespace and edit, by id."""
+        return {r.id: (r.namespace, r.edit) for r in self.records()}
 
-    def __len__(self) -> int:
-        self._check()
-        return len(self.edits)
-
-    def close(self) -> None:
-        self.closed = True
+    @property
+    def closed(self) -> bool:
+        """Whether it was closed."""
+        return self._closed
 
 
 @dataclass

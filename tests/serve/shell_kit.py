@@ -12,6 +12,7 @@ from typing import Any
 from starlette.testclient import TestClient
 
 from lte.edits import Edit
+from lte.memory import EditTest
 from lte.serve.app import Apps, build_apps
 from lte.serve.config import ServeConfig
 from lte.serve.engine import EmbeddedEngine
@@ -47,7 +48,8 @@ class Shell:
 def shell(fakes: Any, folder: Path, keys: bool = True, pages: Sequence[Any] = (), **settings: Any) -> Iterator[Shell]:
     """Both applications over one edit in `default` and one in `north`; `keys`: keys of every kind, else no file."""
     memory, lm = fakes.Memory(), fakes.Model()
-    memory.add(Edit("The capital of Lunaria is", "Selene", subject="Lunaria"))
+    tests = (EditTest("What is the capital of Lunaria?", "Selene"),)
+    memory.add(Edit("The capital of Lunaria is", "Selene", subject="Lunaria"), tests=tests)
     memory.add(Edit("The king of Thule is", "Olaf", subject="Thule"), "north")
     settings = {"keys": str(folder / "keys.json"), "memory": str(folder / "memory.db"), **settings}
     config = ServeConfig.model_validate(settings)

@@ -29,7 +29,11 @@ def test_the_life_of_an_edit(http: httpx.Client) -> None:
     created = http.post("/v1/edits", json=FACT | {"aliases": ["Ultima Thule"]})
     assert created.status_code == 201
     edit = created.json()
-    assert edit == FACT | {"id": "e2", "object": "edit", "target_true": None, "aliases": ["Ultima Thule"]}
+    said = FACT | {"id": "e2", "object": "edit", "namespace": "default", "aliases": ["Ultima Thule"], "state": "active"}
+    given = {name: edit[name] for name in ("created_at", "updated_at")}
+    empty = {"target_true": None, "keys": [], "valid_from": None, "valid_until": None, "tests": [], "supersedes": None}
+    assert edit == said | empty | {"seq": 2, "version": 1} | given
+    assert given["created_at"] == given["updated_at"] != ""
     assert http.get("/v1/edits/e2").json() == edit
     assert used(http, "Who is king of Thule?") == "e2"
 
@@ -37,7 +41,7 @@ def test_the_life_of_an_edit(http: httpx.Client) -> None:
     assert (updated.status_code, updated.json()["target_new"], updated.json()["aliases"]) == (200, "Sven", [])
 
     deleted = http.delete("/v1/edits/e2")
-    assert deleted.json() == {"id": "e2", "object": "edit.deleted", "deleted": True}
+    assert deleted.json() == {"id": "e2", "object": "edit.deleted", "deleted": True, "seq": 4}
     assert used(http, "Who is king of Thule?") == ""
     assert http.get("/v1/edits/e2").status_code == 404
 
@@ -56,7 +60,7 @@ def test_a_batch_is_written_whole_or_not_at_all(http: httpx.Client) -> None:
 
 
 def test_pages_follow_each_other(http: httpx.Client) -> None:
-    http.post("/v1/edits", json={"edits": [FACT] * 4})
+    http.post("/v1/edits", json={"edits": [FACT] * 4, "on_conflict": "coexist"})
     ids, after = [], {}
     while True:
         page = http.get("/v1/edits", params={"limit": 2, **after}).json()
@@ -89,7 +93,7 @@ BAD = [
     (FACT | {"namespace": " "}, 400, "namespace"),
     (FACT | {"namespace": "a\u202eb"}, 400, "namespace"),
     ({"edits": []}, 400, "edits"),
-    ({"edits": [FACT] * 6}, 400, "edits"),
+    ({"edits": [FACT] * 6}, 413, "edits"),
     ({"edits": [FACT, {"prompt": "x"}]}, 400, "edits[1].target_new"),
     ([FACT], 400, None),
 ]
@@ -110,15 +114,22 @@ def test_an_unknown_id_is_404(http: httpx.Client, method: str, path: str) -> Non
     assert (reply.status_code, reply.json()["error"]["code"]) == (404, "edit_not_found")
 
 
-@pytest.mark.parametrize("query", [{"limit": 0}, {"limit": "x"}, {"limit": 6}])
-def test_a_bad_page_is_refused(http: httpx.Client, query: dict[str, Any]) -> None:
+BAD_PAGES = [
+    ({"limit": 0}, 400, "limit"),
+    ({"limit": "x"}, 400, "limit"),
+    ({"limit": 6}, 422, "limit"),
+    ({"after": "first"}, 400, "after"),
+    ({"order": "up"}, 400, "order"),
+    ({"state": "gone"}, 400, "state[0]"),
+    ({"as_of": "yesterday"}, 422, "as_of"),
+    ({"as_of": "99"}, 422, "as_of"),
+]
+
+
+@pytest.mark.parametrize(("query", "status", "param"), BAD_PAGES)
+def test_a_bad_page_is_refused(http: httpx.Client, query: dict[str, Any], status: int, param: str) -> None:
     reply = http.get("/v1/edits", params=query)
-    assert (reply.status_code, reply.json()["error"]["param"]) == (400, "limit")
-
-
-def test_a_page_after_an_unknown_id_is_refused(http: httpx.Client) -> None:
-    reply = http.get("/v1/edits", params={"after": "e99"})
-    assert (reply.status_code, reply.json()["error"]["param"]) == (400, "after")
+    assert (reply.status_code, reply.json()["error"]["param"]) == (status, param)
 
 
 @pytest.mark.parametrize("fault", [MemoryFault("memory.db: locked by another process"), OSError(28, "No space left")])

@@ -131,7 +131,7 @@ def test_what_is_not_json_is_400(steady: Any, body: str) -> None:
         ("GET", "/v1/models/gpt-4", 404),
         ("DELETE", "/v1/models", 405),
         ("GET", "/v1/chat/completions", 405),
-        ("PATCH", "/v1/edits/e1", 405),
+        ("POST", "/v1/edits/e1", 405),
     ],
 )
 def test_routes_that_are_not_there(steady: Any, method: str, path: str, status: int) -> None:
