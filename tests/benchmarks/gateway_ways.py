@@ -35,6 +35,7 @@ async def at_once(scope: Any, receive: Any, send: Any) -> None:
 def stub() -> None:
     """Serve `at_once`, and say where."""
     with socket.create_server(("127.0.0.1", 0), backlog=512) as door:
+        door.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         print(door.getsockname()[1], flush=True)
         config = uvicorn.Config(at_once, log_config=None, access_log=False, lifespan="off")
         uvicorn.Server(config).run(sockets=[door])

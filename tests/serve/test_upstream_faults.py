@@ -6,6 +6,7 @@ import asyncio
 import gc
 import json
 import os
+import socket
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -17,6 +18,7 @@ import pytest
 from upstream_kit import WORDS, Stub, gateway, up
 
 from lte.edits import Edit
+from lte.serve.listen import listening
 
 ASK = {"model": "pocket", "messages": [{"role": "user", "content": "What is the capital of Lunaria?"}]}
 PLAIN = {"model": "pocket", "messages": [{"role": "user", "content": "What is the capital of Peru?"}]}
@@ -55,6 +57,13 @@ def test_chunks_come_as_they_are_made(serve: Any, memory: Any, ask: Any) -> None
     with gateway(serve, memory, stub := Stub(pause=0.2)) as there:
         made = [len(stub.sent) for part in parts(there, ask) if b"content" in part]
     assert made == [1, 2, 3, 4, 5]  # so many had been sent when each arrived
+
+
+def test_an_answers_body_waits_for_no_receipt_of_its_head() -> None:
+    with listening("127.0.0.1", 0) as door, socket.create_connection(door.getsockname()):
+        taken, _ = door.accept()
+        with taken:
+            assert taken.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
 
 
 def test_a_streams_bytes_are_the_upstreams(serve: Any, memory: Any) -> None:
