@@ -1,6 +1,6 @@
 """What the scope gate does on CounterFact subjects that nothing was fitted on: each stage alone, together, and top-k.
 
-    cd tests/benchmarks && PYTHONPATH=../.. python test_scope_gate.py --edits 300
+    cd tests/benchmarks && PYTHONPATH=../.. python test_scope_gate.py counterfact_edit.json --edits 300
 
 The edits are records of counterfact_edit.json, all in memory at once; none of their subjects is in the pocket model's
 alignment cases, of which the shipped check was made. Paraphrases are the records' own, as published and without the
@@ -31,7 +31,6 @@ from lte.pocket import home
 from lte.pocket.facts import load_facts, read_facts, relations, relations_like
 from lte.pocket.scope import denied, wordings
 
-BENCHMARKS = Path(__file__).parents[3] / "shared" / "benchmarks"
 RESULTS = Path(__file__).parent / "results" / "scope-gate.json"
 
 
@@ -83,13 +82,13 @@ def counterfact_rows(path: Path, edits: int, seed: int = 0) -> list[ScopeRow]:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measure and write."""
     parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("counterfact", type=Path, help="CounterFact in its reduced fields, as EasyEdit has it")
     parser.add_argument("--edits", type=int, default=300)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("-k", type=int, default=3)
     parser.add_argument("-o", "--output", type=Path, default=RESULTS)
     chosen = parser.parse_args(arguments)
-    path = BENCHMARKS / "counterfact" / "counterfact_edit.json"
-    rows, dropped = apart(counterfact_rows(path, chosen.edits, chosen.seed))
+    rows, dropped = apart(counterfact_rows(chosen.counterfact, chosen.edits, chosen.seed))
     encoder = SentenceTransformerEncoder("offline")
     model, thresholds = shipped(), MemoryConfig().thresholds
     both = judged(encoder, ScopeCheck(model, encoder), rows)
