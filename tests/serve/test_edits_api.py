@@ -317,8 +317,6 @@ def test_pages_miss_and_repeat_nothing_while_edits_come_and_go(http: TestClient)
             http.delete(f"/v1/edits/{new['id']}" if order == "desc" else f"/v1/edits/{last}")  # the cursor's own edit
             page = http.get("/v1/edits", params={"limit": 2, "order": order, "after": last}).json()
         assert len(seen) == len(set(seen))
-        there = {e["id"] for e in http.get("/v1/edits", params={"limit": 5, "as_of": 7}).json()["data"]}
-        assert there <= {*seen, "e1"} if order == "asc" else True
         if order == "asc":
             assert [id for id in seen if id in ("e1", *standing)] == ["e1", *standing]
 
