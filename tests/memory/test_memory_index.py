@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from datetime import datetime, timedelta
+
 import numpy as np
 import pytest
 from memory_samples import FakeEncoder
 
 from lte import Edit
+from lte.memory.coarse import Coarse
 from lte.memory.gate import Thresholds
 from lte.memory.index import Index, views
 from lte.memory.record import Record
-from lte.memory.shelf import SLACK, Entry, Shelf
+from lte.memory.shelf import SLACK, Entry, Shelf, bit
 from lte.memory.store import Change
+from lte.memory.validity import EPOCH
 
 ALL = Thresholds(-1.0, -1.0, -1.0)
 ENCODER = FakeEncoder(dim=16)
@@ -114,6 +118,37 @@ def test_a_coarse_copy_changes_nothing_that_is_found(floor: float, monkeypatch: 
         assert any(found[0]) and all(h.entry.record.state in wanted for q in found[1] for h in q if h.entry.record)
         for one, other in zip(*found):
             assert [h.score for h in one] == pytest.approx([h.score for h in other], abs=1e-5)
+
+
+def test_a_coarse_copy_is_not_taken_at_its_word() -> None:
+    rng = np.random.default_rng(5)
+    rows = unit(rng, 1, 32) + 2e-3 * rng.standard_normal((4000, 32)).astype(np.float32)  # apart by less than it tells
+    rows = np.concatenate([rows / np.linalg.norm(rows, axis=1, keepdims=True), unit(rng, 8000, 32)])
+    coarse = Coarse(rows)
+    for query, count in ((rows[7], 5), (rows[5000], 5), (-rows[7], 3)):
+        wanted = np.argsort(-(rows @ query), kind="stable")[:count]
+        found = coarse.nearest(query, rows, count, -np.inf, None)
+        assert found is None or found[0] == pytest.approx((rows @ query)[wanted], abs=1e-6)
+    assert coarse.nearest(rows[5000], rows, 1, 0.9, None) is not None  # one is near: no need to look at all of them
+
+
+@pytest.mark.parametrize(
+    ("at", "found"), [(9, [0, 3]), (10, [0, 1, 3]), (19, [0, 1, 3]), (20, [0, 3]), (None, [0, 1, 3])]
+)
+def test_filters_know_begin_and_end_of_a_window(at: int | None, found: list[int]) -> None:
+    def tick(n: int) -> datetime:
+        return EPOCH + timedelta(microseconds=n)
+
+    windows = [(None, None), (tick(10), tick(20)), (None, None), (tick(1), None)]
+    shelf = Shelf(np.empty((0, 4), np.float32), [], 0)
+    for n, (begin, end) in enumerate(windows):
+        state = "shadow" if n == 2 else "active"
+        record = Record(str(n), "default", Edit("a", "b"), (), begin, end, state)  # type: ignore[arg-type]
+        shelf = shelf.append(Entry(str(n), "default", n, record.edit, record), unit(np.random.default_rng(n), 1, 4))
+    mask = shelf.allowed(at, bit(["active"]))
+    assert mask is not None and np.flatnonzero(mask).tolist() == found
+    scores, rows = shelf.nearest(unit(np.random.default_rng(9), 1, 4), 4, mask)
+    assert sorted(rows[0]) == found and scores.shape == (1, len(found))
 
 
 def test_an_edit_of_many_names_leaves_room_for_others() -> None:

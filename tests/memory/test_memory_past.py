@@ -98,6 +98,33 @@ def test_a_change_of_something_else_than_was_seen_is_refused(open_memory: OpenMe
     assert there.list() == []
 
 
+def test_what_was_written_last_stands_for_its_topic_only_while_it_is_in_force(memory: EditMemory) -> None:
+    first = memory.add(CAPITAL)
+    last = memory.add(NORDBY, valid_until=NOON + timedelta(9999)).id or ""
+    asked = "The capital of Vorland is"
+    assert [r.edit.id for r in memory.recall(asked)] == [last]
+    assert [r.edit for r in memory.recall(asked, as_of=NOON + timedelta(9999))] == [first]
+    memory.set_state(last, "quarantined")
+    assert [r.edit for r in memory.recall(asked)] == [first]
+
+
+def test_neither_of_two_changes_at_once_is_lost(open_memory: OpenMemory) -> None:
+    here, there = open_memory(), open_memory()
+    id, level = here.add(CAPITAL).id or "", here._mirror.level
+    times = iter(range(99))
+
+    def late() -> Any:
+        now = level()
+        if next(times) == 0:
+            there.change(id, keys=["king's town"])  # between the look and the write
+        return now
+
+    here._mirror.level = late  # type: ignore[method-assign]
+    here.update(id, NORDBY)
+    record = here.record(id)
+    assert (record.edit.target_new, record.keys, record.version, record.seq) == ("Nordby", ("king's town",), 3, 3)
+
+
 def test_what_was_is_read_by_change_and_by_time(path: Path) -> None:
     clock = [NOON]
     with EditMemory.open(path, CONFIG, FakeEncoder(), clock=lambda: clock[0]) as memory:
