@@ -31,7 +31,7 @@ DRAWN = {  # a figure -> what stands above its panel
     "false_fire": "false fire: less is better",
 }  # fmt: skip
 RESAMPLES = 2000
-WIDE, ROW, LEFT, TOP = 138, 30, 230, 96  # of a panel, of a recipe's line; where they begin
+WIDE, GAP, ROW, LEFT, TOP = 138, 44, 30, 230, 96  # of a panel, to the next, of a recipe's line; where they begin
 Found = dict[str, Any]
 
 
@@ -154,7 +154,7 @@ def plot(found: Found, title: str = "Alignment recipes on the pocket model, end 
     for n, row in enumerate(rows):
         parts.append(text(LEFT - 18, TOP + ROW * (n + 0.5) + 4, _named_row(row, found), anchor="end"))
     for column, key in enumerate(DRAWN):
-        left = LEFT + column * (WIDE + 26)
+        left = LEFT + column * (WIDE + GAP)
         parts.append(text(left, TOP - 14, DRAWN[key], weight=600))
         for share in (0, 0.5, 1):
             at = left + WIDE * share
@@ -162,7 +162,7 @@ def plot(found: Found, title: str = "Alignment recipes on the pocket model, end 
         for n, row in enumerate(rows):
             if key in row["figures"]:
                 parts.append(_mark(row["figures"][key], left, TOP + ROW * (n + 0.5), COLOURS[n % len(COLOURS)]))
-    return page(parts, title, LEFT + len(DRAWN) * (WIDE + 26), bottom + 36)
+    return page(parts, title, LEFT + len(DRAWN) * (WIDE + GAP), bottom + 36)
 
 
 def _mark(figure: Mapping[str, Any], left: float, y: float, colour: str) -> str:
