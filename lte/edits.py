@@ -58,7 +58,7 @@ class Edit:
         if not isinstance(self.aliases, (list, tuple)):
             raise EditError(f"aliases: expected a list of names, got {type(self.aliases).__name__} {self.aliases!r}")
         for name in ("prompt", "target_new", "subject", "target_true"):
-            if getattr(self, name) is not None:
+            if name != "target_true" or self.target_true is not None:
                 object.__setattr__(self, name, checked(name, getattr(self, name)))
         object.__setattr__(self, "aliases", tuple(checked("aliases", a) for a in self.aliases))
 

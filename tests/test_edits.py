@@ -146,7 +146,7 @@ def test_aliases_are_a_list_never_letters_of_a_word(aliases: object) -> None:
         edit_from({"prompt": "p", "target_new": "t", "aliases": aliases})
 
 
-@pytest.mark.parametrize("row", [{"subject": 5}, {"target_true": ["Czech"]}, {"aliases": [5]}])
+@pytest.mark.parametrize("row", [{"subject": 5}, {"subject": None}, {"target_true": ["Czech"]}, {"aliases": [5]}])
 def test_a_field_that_is_no_text_is_refused_with_what_came(row: dict[str, object]) -> None:
     [(name, value)] = row.items()
     with pytest.raises(EditError, match=f"{name}: expected text, got"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -24,7 +25,7 @@ from lte.memory.gate import Thresholds, query_views
 from lte.memory.index import ACTIVE, Index, bit, views
 from lte.memory.mirror import Mirror
 from lte.memory.past import Past
-from lte.memory.record import LOCAL, Author, Record, State, record_from, record_row
+from lte.memory.record import LOCAL, STATES, Author, Record, State, record_from, record_row
 from lte.memory.scope import Verdict
 from lte.memory.signing import Checkpoint
 from lte.memory.stages import MORE, Gated, gate_of
@@ -303,10 +304,12 @@ class EditMemory:
 
     def namespaces(self) -> dict[str, int]:
         """How many edits there are in each namespace."""
-        found: dict[str, int] = {}
-        for entry in self._index().entries():
-            found[entry.namespace] = found.get(entry.namespace, 0) + 1
-        return found
+        return dict(Counter(entry.namespace for entry in self._index().entries()))
+
+    def states(self) -> dict[State, int]:
+        """How many edits there are in each state, whatever the time they hold for."""
+        found = Counter("active" if e.record is None else e.record.state for e in self._index().entries())
+        return {state: found[state] for state in STATES}
 
     @property
     def seq(self) -> int:

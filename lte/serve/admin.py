@@ -108,7 +108,10 @@ def build_admin(running: Running, pages: Sequence[APIRouter] = ()) -> FastAPI:
         faults = await running.faults()
         running.metrics.ready.set(not faults)
         if not faults:
-            running.metrics.edits.labels("active").set(await running.store.size())
+            seq, states = await running.store.read(lambda memory: (memory.seq, memory.states()))
+            running.metrics.seq.set(seq)
+            for state, n in states.items():
+                running.metrics.edits.labels(state).set(n)
         return Response(running.metrics.text(), media_type=TYPE)
 
     return app

@@ -87,7 +87,12 @@ def test_metrics_count_what_happened(made: Shell) -> None:
     assert found["lte_retrieval_seconds_count", "recall"] == 2
     assert found["lte_edits_injected_sum",] == 1
     assert [found["lte_gate_decisions_total", verdict] for verdict in ("in_play", "none", "off")] == [1, 1, 1]
-    assert found["lte_memory_edits", "active"] == 2
+    assert found["lte_memory_edits", "active"] == 2 and found["lte_memory_edits", "disabled"] == 0
+    assert found["lte_memory_seq",] == 2
+    made.memory.set_state("e1", "disabled")
+    found_again = values(made)
+    assert (found_again["lte_memory_edits", "active"], found_again["lte_memory_edits", "disabled"]) == (1, 1)
+    assert found_again["lte_memory_seq",] == 3
     assert found["lte_queue_depth",] == 1  # this one
     assert found["lte_ready",] == 1
     made.memory.fault = MemoryFault("gone")
