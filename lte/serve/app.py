@@ -24,6 +24,7 @@ from lte.serve.limits import HeaderLimit, InFlight, Rates
 from lte.serve.middleware import BodyLimit, RequestId
 from lte.serve.models import Models, model_routes
 from lte.serve.observe import Observe
+from lte.serve.pages import Browser, Site, page_routes
 from lte.serve.policy import ADMIN, PUBLIC, Policies, check_declared
 from lte.serve.records import edit_routes
 from lte.serve.store import Memory, Store
@@ -84,10 +85,11 @@ def build_apps(config: ServeConfig, engine: Engine, memory: Memory, pages: Seque
         """200 while questions can be answered; 503 when the memory cannot be read."""
         return {"status": "ok", "model": config.name or engine.name, "edits": await store.size()}
 
-    admin = build_admin(running, pages)
     rates = Rates(config.rates)
+    site = Site(config, engine, store, running, rates)
+    admin = build_admin(running, [page_routes(site), *pages])
     for one, policies in ((app, PUBLIC), (admin, ADMIN)):
-        _protect(one, policies, config, running, rates, answers, config.name or engine.name)
+        _protect(one, policies, config, running, rates, answers, config.name or engine.name, site)
     return Apps(app, admin, running)
 
 
@@ -99,6 +101,7 @@ def _protect(
     rates: Rates,
     answers: Answers,
     model: str,
+    site: Site,
 ) -> None:
     """Put around an app what every request passes; the last layer that is added is the first to see it."""
     check_declared(app, policies)
@@ -108,6 +111,8 @@ def _protect(
     app.add_middleware(BodyLimit, limit=limits.body_bytes, depth=limits.json_depth)
     app.add_middleware(InFlight, limit=limits.in_flight)
     app.add_middleware(Guard, policies=policies, keys=running.keys, rates=rates, basic=policies is ADMIN)
+    if policies is ADMIN:
+        app.add_middleware(Browser, sessions=site.sessions, draw=site.error)
     app.add_middleware(HeaderLimit, limit=limits.header_bytes)
     app.add_middleware(Observe, metrics=running.metrics, log=config.log)
     if config.otel:

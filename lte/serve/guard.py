@@ -12,7 +12,7 @@ from fastapi import Request
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from lte.serve.errors import ServeError, refuse
-from lte.serve.keys import KeyFile
+from lte.serve.keys import Key, KeyFile
 from lte.serve.limits import Rates
 from lte.serve.policy import Caller, Policies, Rule, Table, caller_of
 
@@ -57,7 +57,7 @@ class Guard:
         token = credential(headers, self._basic)
         caller = self._caller(scope, headers, token)
         if not headers.get(b"authorization", b"").lower().startswith(b"bearer "):
-            _same_site(scope["method"], headers)  # the browser itself may have added what lets the request in
+            same_site(scope["method"], headers)  # the browser itself may have added what lets the request in
         if rule is None:
             raise self._nowhere(scope["method"], scope["path"])
         if caller.key:
@@ -78,24 +78,13 @@ class Guard:
         if not self._keys.exists():
             _this_machine(headers.get(b"host", b"").decode("latin-1"))
             return Caller()
-        key = self._keys.find(token) if token else None
+        key = self._keys.find(token) if token else scope.get("lte.session")  # as `lte.serve.pages` found it
         state = key.state(datetime.now(timezone.utc)) if key else "unknown" if token else "missing"
         if key and state == "active":
             return Caller(key)
-        address = (scope.get("client") or ("nowhere",))[0]
-        # Who guesses is slowed down and does not fill the log; a key that counts still passes, as others may come from
-        # the same address, and 256 random bits are not guessed.
-        self._rates.failure(address)
-        logger.warning("refused a request from %s: %s key%s", address, state, f" {key.id}" if key else "")
-        raise ServeError(
-            {
-                "missing": "no key; send one as Authorization: Bearer KEY, api_key=KEY in OpenAI's client",
-                "unknown": "the key is not one of this server's; `lte serve keys create` makes one",
-            }.get(state, f"the key is {state}; ask for a new one"),
-            401,
-            code="invalid_api_key",
-            headers={"www-authenticate": 'Basic realm="lte", charset="UTF-8"' if self._basic else "Bearer"},
-        )
+        error = refused(scope, self._rates, state, key)
+        error.headers = {"www-authenticate": 'Basic realm="lte", charset="UTF-8"' if self._basic else "Bearer"}
+        raise error
 
     def _nowhere(self, method: str, path: str) -> ServeError:
         methods = self._table.methods(path)
@@ -104,6 +93,26 @@ class Guard:
             allow = {"allow": ", ".join(methods)}
             return ServeError(f"{where}: method not allowed", 405, code="method_not_allowed", headers=allow)
         return ServeError(f"{where}: no such route; the API is under /v1", 404, code="not_found")
+
+
+def refused(scope: Scope, rates: Rates, state: str, key: Key | None) -> ServeError:
+    """The 401 for a request without a key that counts, which is counted and logged; a 429 is raised.
+
+    state  what is wrong with the key: missing, unknown, expired or revoked
+    """
+    address = (scope.get("client") or ("nowhere",))[0]
+    # Who guesses is slowed down and does not fill the log; a key that counts still passes, as others may come from
+    # the same address, and 256 random bits are not guessed.
+    rates.failure(address)
+    logger.warning("refused a request from %s: %s key%s", address, state, f" {key.id}" if key else "")
+    return ServeError(
+        {
+            "missing": "no key; send one as Authorization: Bearer KEY, api_key=KEY in OpenAI's client",
+            "unknown": "the key is not one of this server's; `lte serve keys create` makes one",
+        }.get(state, f"the key is {state}; ask for a new one"),
+        401,
+        code="invalid_api_key",
+    )
 
 
 def namespace_of(request: Request, asked: str | None, default: str) -> str:
@@ -131,7 +140,7 @@ def credential(headers: Headers, basic: bool) -> str | None:
     return None
 
 
-def _same_site(method: str, headers: Headers) -> None:
+def same_site(method: str, headers: Headers) -> None:
     """403 for a change that a page of another site asks a browser for."""
     origin = headers.get(b"origin")
     elsewhere = origin is not None and origin.partition(b"://")[2] != headers.get(b"host")

@@ -41,7 +41,36 @@ PUBLIC: Policies = {
     "POST /v1/edits/{id}/test": Scope.write,
     "POST /v1/edits/{id}/rollback": Scope.write,
 }
-ADMIN: Policies = {**PROBES, "GET /metrics": Scope.read}
+PAGES: Policies = {
+    "GET /ui": Scope.read,
+    "GET /ui/pages.css": OPEN,
+    "GET /ui/htmx.min.js": OPEN,
+    "GET /ui/login": OPEN,
+    "POST /ui/login": OPEN,
+    "POST /ui/logout": Scope.read,
+    "GET /ui/edits": Scope.read,
+    "POST /ui/edits": Scope.write,
+    "GET /ui/edits/new": Scope.write,
+    "GET /ui/edits/{id}": Scope.read,
+    "GET /ui/edits/{id}/change": Scope.write,
+    "POST /ui/edits/{id}/change": Scope.write,
+    "GET /ui/edits/{id}/supersede": Scope.write,
+    "POST /ui/edits/{id}/supersede": Scope.write,
+    "POST /ui/edits/{id}/state": Scope.write,
+    "POST /ui/edits/{id}/delete": Scope.write,
+    "POST /ui/edits/{id}/test": Scope.write,
+    "POST /ui/edits/{id}/rollback": Scope.write,
+    "GET /ui/playground": Scope.read,
+    "POST /ui/playground": Scope.read,
+    "GET /ui/audit": Scope.read,
+    "POST /ui/audit/verify": Scope.admin,
+    "POST /ui/audit/checkpoint": Scope.admin,
+    "GET /ui/audit/rollback": Scope.admin,
+    "POST /ui/audit/rollback": Scope.admin,
+    "GET /ui/metrics": Scope.read,
+    "GET /ui/health": Scope.read,
+}
+ADMIN: Policies = {**PROBES, **PAGES, "GET /metrics": Scope.read}
 
 
 @dataclass(frozen=True)
