@@ -34,8 +34,8 @@ def merge(adapter: str | Path, output: str | Path, model: str = "", dtype: str =
     base = model or _base(adapter)
     lm = load_model(base, device=device, dtype=dtype or _stored(base), adapter=adapter)
     manifest = lm.adapters["lte"].manifest
-    if (trained := manifest.get("base_sha256")) and trained != lm.weight_hash():
-        log.warning("%s was trained on other weights than those of %s, or on these in another dtype", adapter, base)
+    if (trained := manifest.get("base_sha256")) and not lm.has_weights(trained):
+        log.warning("%s was trained on other weights than those of %s", adapter, base)
     holders = Counter(id(p) for m in lm.model.modules() for p in m.parameters(recurse=False))
     changes = lm.adapters["lte"]
     with torch.no_grad():

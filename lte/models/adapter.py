@@ -73,10 +73,9 @@ def fits(lm: LM, name: str, template: str) -> bool:
         return False
     base = manifest.get("base_sha256")
     # weights that an editor has changed cannot be told from others
-    if base and not any(handle.touched for handle in lm.handles) and base != lm.weight_hash():
+    if base and not any(handle.touched for handle in lm.handles) and not lm.has_weights(base):
         logger.warning(
-            "adapter %r was trained on other weights than those of %s, or on the same ones in another dtype; its "
-            "answers may be worse than measured",
+            "adapter %r was trained on other weights than those of %s; its answers may be worse than measured",
             name,
             lm.name,
         )

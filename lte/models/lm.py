@@ -125,17 +125,24 @@ class LM:
         """Its weight as an (out, in) view, whether the module is `Linear` or GPT-2's transposed `Conv1D`."""
         return out_in(self.mlp_out_module(layer))
 
-    def weight_hash(self, instead: Mapping[str, Tensor] | None = None) -> str:
+    def weight_hash(self, instead: Mapping[str, Tensor] | None = None, dtype: torch.dtype | None = None) -> str:
         """SHA-256 over every parameter's name, shape, dtype and bytes: proof of which model answered.
 
         instead  bits in the place of some parameters' own: the hash of the model that would hold them
+        dtype    of the model that would be hashed, had it been loaded so; None: as it is
         """
         digest = hashlib.sha256()
         for name, parameter in sorted(self.model.named_parameters()):
-            parameter = (instead or {}).get(name, parameter)
+            parameter = (instead or {}).get(name, parameter).detach()
+            parameter = parameter if dtype is None else parameter.to(dtype)
             digest.update(f"{name}{tuple(parameter.shape)}{parameter.dtype}".encode())
-            digest.update(parameter.detach().reshape(-1).view(torch.uint8).cpu().numpy().tobytes())
+            digest.update(parameter.reshape(-1).view(torch.uint8).cpu().numpy().tobytes())
         return digest.hexdigest()
+
+    def has_weights(self, sha256: str) -> bool:
+        """Whether a `weight_hash` is of these weights, in whatever dtype they were loaded then and are now."""
+        dtypes = (None, torch.float32, torch.bfloat16, torch.float16)
+        return any(self.weight_hash(dtype=dtype) == sha256 for dtype in dtypes)
 
     # --- adapters ---------------------------------------------------------------------------------------------------
 

@@ -25,6 +25,17 @@ def test_the_hash_changes_with_any_bit_and_comes_back(any_lm: LM, dtype: torch.d
     assert any_lm.weight_hash() == digest
 
 
+def test_weights_are_known_again_in_another_dtype(tiny_lm: LM) -> None:
+    before = tiny_lm.weight_hash()
+    stored = {name: p.detach().bfloat16() for name, p in tiny_lm.model.named_parameters()}
+    asked = tiny_lm.weight_hash(dtype=torch.bfloat16)
+    assert asked == tiny_lm.weight_hash(stored) != before  # told as if they were loaded so
+    assert tiny_lm.has_weights(before) and tiny_lm.has_weights(asked)
+    with torch.no_grad():
+        next(iter(tiny_lm.model.parameters())).view(-1)[0] += 1
+    assert not tiny_lm.has_weights(before) and not tiny_lm.has_weights(asked)
+
+
 def test_the_hash_tells_minus_zero_from_zero_and_one_dtype_from_another(tiny_lm: LM) -> None:
     tiny_lm.mlp_out(0).zero_()
     zero = tiny_lm.weight_hash()
