@@ -18,6 +18,7 @@ from shell_kit import Shell, shell
 
 schemathesis = pytest.importorskip("schemathesis")
 
+schemathesis.serializer.alias("application/jsonl", "text/plain")
 EXAMPLES = int(os.environ.get("LTE_FUZZ", "8"))
 MODES = ["positive", "negative"]
 
