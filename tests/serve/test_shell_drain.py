@@ -75,13 +75,14 @@ def test_open_streams_end_and_the_probe_says_so_first(fakes: Any, tmp_path: Path
 
     visitor = threading.Thread(target=visit)
     visitor.start()
+    before = signal.getsignal(signal.SIGTERM)
     running.serve(config, lambda: lm)
     visitor.join()
     assert codes == [200]
     assert texts.count("data: [DONE]") == STREAMS
     chunks = [json.loads(t[6:]) for t in texts if t.startswith("data: {")]
     assert sum(c["choices"][0]["finish_reason"] == "stop" for c in chunks) == STREAMS
-    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL  # as it was
+    assert signal.getsignal(signal.SIGTERM) is before
     assert reached(f"http://127.0.0.1:{beside}/livez") is None
 
 

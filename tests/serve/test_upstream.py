@@ -239,6 +239,8 @@ def test_a_recall_that_fails_is_503_or_where_that_is_set_passes_and_says_so(
         assert "secret" not in got.text
         assert post(there, ask | {"model": "pocket:base"}).is_success
         assert len(stub.bodies) == 1
+    memory = type(memory)()  # the other one was closed with its gateway
+    memory.fault = fault
     with gateway(serve, memory, stub, on_retrieval_error="passthrough") as there:
         got = post(there, ask)
         assert (got.status_code, got.headers["x-lte-degraded"], got.headers["x-lte-edits"]) == (200, "retrieval", "")
