@@ -1,6 +1,6 @@
 """What the scope gate does on CounterFact subjects that nothing was fitted on: each stage alone, together, and top-k.
 
-    cd tests/benchmarks && PYTHONPATH=../.. python test_scope_gate.py counterfact_edit.json --edits 300
+    cd tests/benchmarks && PYTHONPATH=../.. python scope_gate.py counterfact_edit.json --edits 300
 
 The edits are records of counterfact_edit.json, all in memory at once; none of their subjects is in the pocket model's
 alignment cases, of which the shipped check was made. Paraphrases are the records' own, as published and without the
