@@ -18,11 +18,11 @@ from lte.cli_memory import (
     Until,
     Where,
     as_time,
-    memories,
     memory_command,
     record_line,
     when,
 )
+from lte.cli_memory_gate import memories
 
 if TYPE_CHECKING:
     from lte.memory import Change

@@ -64,7 +64,8 @@ ARROWS: dict[str, set[str]] = {
     "cli_evaluate": {"evaluate", "editors", "models", "pocket", "cli_memory"},
     "cli_serve": {"serve", "models", "cli_memory", "cli_evaluate"},
     "cli_memory": {"memory", "edits"},
-    "cli_memory_log": {"memory", "edits", "cli_memory"},
+    "cli_memory_gate": {"memory", "edits", "cli_memory"},
+    "cli_memory_log": {"memory", "edits", "cli_memory", "cli_memory_gate"},
     "cli_memory_check": {"memory", "models", "serve", "cli_memory", "cli_memory_log"},
 }
 HEAVY = {"torch", "transformers", "sentence_transformers", "faiss", "sqlalchemy", "matplotlib", "numpy", "pydantic"}
